@@ -1,0 +1,51 @@
+"""Background tasks for Django, with PostgreSQL as the only moving part."""
+
+from django_taskq.exceptions import (
+    ArgumentsError,
+    Cancel,
+    HardTimeLimit,
+    PayloadTooLarge,
+    Retry,
+    Snooze,
+    SoftTimeLimit,
+    TaskCancelled,
+    TaskCrashed,
+    TaskExpired,
+    TaskFailed,
+    TaskqError,
+    UnknownTask,
+    UnstorableResult,
+    WaitInsideTransaction,
+)
+from django_taskq.results import TaskResult
+from django_taskq.retries import exponential
+from django_taskq.statuses import TaskStatus
+from django_taskq.task import Task, TaskContext, aenqueue, enqueue, task
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ArgumentsError",
+    "Cancel",
+    "HardTimeLimit",
+    "PayloadTooLarge",
+    "Retry",
+    "Snooze",
+    "SoftTimeLimit",
+    "Task",
+    "TaskCancelled",
+    "TaskContext",
+    "TaskCrashed",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskResult",
+    "TaskStatus",
+    "TaskqError",
+    "UnknownTask",
+    "UnstorableResult",
+    "WaitInsideTransaction",
+    "aenqueue",
+    "enqueue",
+    "exponential",
+    "task",
+]

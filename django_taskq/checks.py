@@ -1,0 +1,93 @@
+"""System checks: mistakes are found before they cost a task, each with an id and a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS
+
+from django_taskq import conf, db, registry
+from django_taskq.task import implicit_backend
+from django_taskq.tasks_api import has_tasks_setting, task_backends
+
+
+def _our_backends() -> list[Any]:
+    """Return the backends that keep their tasks in our tables."""
+    if not has_tasks_setting():
+        return [implicit_backend()]
+    return [backend for backend in task_backends.all() if hasattr(backend, "database")]
+
+
+@register(Tags.compatibility)
+def check_distribution(**kwargs: Any) -> Iterator[CheckMessage]:
+    """E005: another project with our import name is installed over us."""
+    try:
+        metadata.distribution("django-taskq")
+    except metadata.PackageNotFoundError:
+        return
+    yield Error(
+        'The distribution "django-taskq" is installed too: another project with the same import '
+        "name, whose files overwrite ours.",
+        hint="pip uninstall -y django-taskq django-taskq-pg && pip install django-taskq-pg",
+        id="django_taskq.E005",
+    )
+
+
+@register(Tags.compatibility)
+def check_database(**kwargs: Any) -> Iterator[CheckMessage]:
+    """E001: the tasks' database is not PostgreSQL."""
+    aliases = {backend.database for backend in _our_backends()} or {DEFAULT_DB_ALIAS}
+    for alias in sorted(aliases):
+        try:
+            db.user_connection(alias)
+        except ImproperlyConfigured as error:
+            yield Error(str(error), id="django_taskq.E001")
+        except Exception:
+            continue  # an alias that does not exist is reported by the backend's own check
+
+
+@register(Tags.compatibility)
+def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
+    """E002: DJANGO_TASKQ holds something that we do not know."""
+    try:
+        conf.get()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="django_taskq.E002")
+
+
+@register(Tags.compatibility)
+def check_tasks(**kwargs: Any) -> Iterator[CheckMessage]:
+    """E003: two tasks have one name. W008: an installed app's tasks.py cannot be imported."""
+    failures = registry.discover()
+    for key, (first, second) in registry.clashes().items():
+        yield Error(
+            f'Two tasks are called "{key}": at {first} and at {second}.',
+            hint='Give one of them a name of its own: @task(name="…").',
+            id="django_taskq.E003",
+        )
+    for failure in failures:
+        if failure.is_foreign:
+            last = failure.traceback.strip().splitlines()[-1]
+            yield Warning(
+                f'{failure.module} of the installed app "{failure.app}" cannot be imported '
+                f"({last}); it may be made for another task queue.",
+                id="django_taskq.W008",
+            )
+
+
+@register(Tags.compatibility, deploy=True)
+def check_default_backend(**kwargs: Any) -> Iterator[CheckMessage]:
+    """W001: tasks of the default backend run in the web request or nowhere."""
+    if not has_tasks_setting():
+        return
+    backend = task_backends["default"]
+    if not hasattr(backend, "database"):
+        yield Warning(
+            f'TASKS["default"] is {type(backend).__name__}: its tasks do not go through the queue.',
+            hint='Set its BACKEND to "django_taskq.backend.TaskqBackend".',
+            id="django_taskq.W001",
+        )

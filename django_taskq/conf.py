@@ -1,0 +1,73 @@
+"""Read and validate the one setting, `DJANGO_TASKQ`: a dict, every key optional."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+from django_taskq.suggestions import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Hold the validated settings; a key of the dict is the field's name in capitals."""
+
+    # The largest arguments that enqueue() accepts, in bytes of JSON.
+    payload_limit: int = 64 * 1024
+    # The largest return value that is stored, in bytes of JSON.
+    result_limit: int = 1024 * 1024
+    # How many tasks a worker runs at once; 0 is the number of processors.
+    concurrency: int = 0
+    # How long running tasks may go on after a worker was asked to stop, in seconds.
+    shutdown_timeout: float = 25.0
+    # How long a worker that starts waits for a database that is down, in seconds.
+    database_wait: float = 60.0
+    # Whether the worker listens for hints; without them new tasks start within a second.
+    listen: bool = True
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            wanted = type(option.default)
+            if wanted is float and type(value) is int:
+                continue
+            if type(value) is not wanted:
+                raise ImproperlyConfigured(
+                    f'DJANGO_TASKQ["{option.name.upper()}"] is {value!r}; '
+                    f"it takes {_WORDS[wanted]}."
+                )
+            if wanted is not bool and value < 0:
+                raise ImproperlyConfigured(
+                    f'DJANGO_TASKQ["{option.name.upper()}"] is {value!r}; it may not be negative.'
+                )
+
+
+_WORDS: dict[type, str] = {bool: "True or False", int: "a whole number", float: "a number"}
+
+
+@cache
+def get() -> Settings:
+    """Return the project's settings. Raise ImproperlyConfigured on an unknown key or a bad value."""
+    given: Any = getattr(django_settings, "DJANGO_TASKQ", {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(f"DJANGO_TASKQ is {given!r}; it takes a dict.")
+    known = [option.name.upper() for option in fields(Settings)]
+    for key in given:
+        if key not in known:
+            raise ImproperlyConfigured(
+                f"DJANGO_TASKQ has an unknown key {key!r}.{did_you_mean(str(key).upper(), known)} "
+                f"Known keys: {', '.join(known)}."
+            )
+    return Settings(**{key.lower(): value for key, value in given.items()})
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "DJANGO_TASKQ":
+        get.cache_clear()

@@ -1,0 +1,194 @@
+"""Obtain connections: the only file that does.
+
+Two kinds. The *user's* connection is Django's, in whatever transaction the caller is: enqueue runs
+there. A *worker* connection is our own psycopg connection, for claims and finishes: usable in any
+thread, in autocommit, never from Django's pool, always READ COMMITTED.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.signals import connection_created
+from psycopg.pq import TransactionStatus
+from psycopg.types.string import TextLoader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
+
+# What a worker connection asks for at its start. The times bound how long a framework statement
+# waits for a lock or runs; UTC makes texts of timestamps sort like the timestamps.
+_SESSION = {
+    "timezone": "UTC",
+    "default_transaction_isolation": "read committed",
+    "lock_timeout": "1s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+# Types that worker connections leave as text: they are decoded where they are needed, if at all.
+_AS_TEXT = ("uuid", "json", "jsonb", "timestamptz")
+
+
+def user_connection(alias: str) -> BaseDatabaseWrapper:
+    """Return Django's connection of this thread. Raise ImproperlyConfigured off PostgreSQL."""
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        raise ImproperlyConfigured(
+            f'django_taskq keeps its tasks in PostgreSQL, but the database "{alias}" is '
+            f"{connection.display_name}. Use django.db.backends.postgresql with psycopg 3."
+        )
+    return cast("BaseDatabaseWrapper", connection)
+
+
+def worker_connection(alias: str, *, name: str) -> Connection:
+    """Open a connection of our own, with Django's parameters asked anew (passwords may rotate)."""
+    wrapper = user_connection(alias)
+    parameters: dict[str, Any] = {**wrapper.get_connection_params()}
+    for ours in ("cursor_factory", "context", "prepare_threshold", "autocommit"):
+        parameters.pop(ours, None)
+    options = " ".join(f"-c {key}={_escape(value)}" for key, value in _SESSION.items())
+    parameters["options"] = f"{parameters.get('options') or ''} {options}".strip()
+    parameters["application_name"] = name[:63]
+    connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=2)
+    for kind in _AS_TEXT:
+        connection.adapters.register_loader(kind, TextLoader)
+    role = wrapper.settings_dict["OPTIONS"].get("assume_role")
+    if role:
+        connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
+    return cast(Connection, connection)
+
+
+def roll_back(connection: Connection) -> None:
+    """Leave a failed transaction, if there is one; a connection that is lost stays lost."""
+    if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
+        connection.rollback()
+
+
+def array(texts: list[str]) -> str:
+    """Write a PostgreSQL array literal of texts that need no quotes, such as ids and numbers."""
+    return "{" + ",".join(texts) + "}"
+
+
+def quoted_array(texts: list[str | None]) -> str:
+    """Write a PostgreSQL array literal of any texts without NUL; None becomes NULL.
+
+    One pass of C code over all of them: psycopg would spend a microsecond on each.
+    """
+    if None in texts:
+        return "{" + ",".join("NULL" if t is None else f'"{_quote(t)}"' for t in texts) + "}"
+    joined = "\x00".join(cast("list[str]", texts))
+    return '{"' + _quote(joined).replace("\x00", '","') + '"}' if texts else "{}"
+
+
+def _quote(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+class UserConnections:
+    """The Django connections that tasks of this thread have opened.
+
+    They are kept between tasks, not closed: opening one costs milliseconds. What a task left behind
+    goes: an open transaction is rolled back, a broken connection closed, the query log emptied.
+    """
+
+    def __init__(self, *, max_age: float) -> None:
+        self.max_age = max_age
+        self._opened: dict[BaseDatabaseWrapper, float] = {}
+        self._thread = threading.get_ident()
+        connection_created.connect(self._note)
+
+    def clean(self) -> None:
+        """Bring every connection back to a fresh state, after a task."""
+        if self._opened:
+            for connection in list(self._opened):
+                self._clean_one(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in list(self._opened):
+            _close(connection)
+        self._opened.clear()
+
+    def _note(self, *, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._opened[connection] = time.monotonic()
+
+    def _clean_one(self, connection: BaseDatabaseWrapper) -> None:
+        connection.queries_log.clear()
+        connection.run_on_commit = []
+        if connection.connection is None:
+            self._opened.pop(connection, None)
+        elif not _is_fresh(connection):
+            _close(connection)
+            self._opened.pop(connection, None)
+        elif time.monotonic() - self._opened[connection] > self._age_limit(connection):
+            _close(connection)
+            self._opened.pop(connection, None)
+
+    def _age_limit(self, connection: BaseDatabaseWrapper) -> float:
+        return max(self.max_age, float(connection.settings_dict["CONN_MAX_AGE"] or 0))
+
+
+def close_everything() -> None:
+    """Close connections and pools: a process that forks must not share them with its children."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+        close_pool = getattr(connection, "close_pool", None)
+        if close_pool is not None:
+            close_pool()
+
+
+def switch_pools_off() -> None:
+    """Let each thread of a worker process hold one plain connection: a pool would open four."""
+    for alias in connections:
+        connections.settings[alias].get("OPTIONS", {}).pop("pool", None)
+
+
+@contextlib.contextmanager
+def user_cursor(alias: str) -> Iterator[Any]:
+    """Give a cursor on the caller's connection, in the caller's transaction."""
+    with user_connection(alias).cursor() as cursor:
+        yield cursor
+
+
+def _is_fresh(connection: Any) -> bool:
+    """Say whether the next task may use a connection as it is."""
+    return (
+        not connection.in_atomic_block
+        and not connection.errors_occurred
+        and not connection.needs_rollback
+        and not connection.closed_in_transaction
+        and connection.get_autocommit()
+        and connection.connection.info.transaction_status == TransactionStatus.IDLE
+    )
+
+
+def _close(connection: Any) -> None:
+    """Close a connection and drop what Django remembers of its transaction."""
+    raw = connection.connection
+    connection.connection = None
+    connection.in_atomic_block = False
+    connection.savepoint_ids = []
+    connection.atomic_blocks = []
+    connection.needs_rollback = False
+    connection.closed_in_transaction = False
+    connection.errors_occurred = False
+    if raw is not None:
+        with contextlib.suppress(psycopg.Error):
+            raw.close()

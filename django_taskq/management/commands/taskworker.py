@@ -1,0 +1,262 @@
+"""`manage.py taskworker`: options in, a Supervisor out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS
+
+from django_taskq import conf, db, registry
+from django_taskq.suggestions import did_you_mean
+from django_taskq.task import find, implicit_backend
+from django_taskq.tasks_api import has_tasks_setting, task_backends
+from django_taskq.worker.console import set_up_logging, wants_color
+from django_taskq.worker.fork import NurseryFailed
+from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.supervisor import EXIT_ERROR, Supervisor
+
+_EPILOG = """
+Each option can be set by an environment variable too: TASKWORKER_QUEUES,
+TASKWORKER_EXCLUDE_QUEUES, TASKWORKER_CONCURRENCY, TASKWORKER_SHUTDOWN_TIMEOUT,
+TASKWORKER_MAX_TASKS.
+
+Exit codes: 0 stopped, 1 error, 75 the database is unavailable.
+
+Examples
+  manage.py taskworker
+  manage.py taskworker -Q mail,default -c 8
+  manage.py taskworker --burst -v 2
+"""
+
+
+class Command(BaseCommand):
+    """Run tasks."""
+
+    help = (
+        "Run tasks from the database until stopped. Start as many as you like, on as many machines "
+        "as you like. Stop with Ctrl+C or SIGTERM: running tasks get --shutdown-timeout seconds "
+        "to finish, then go back to the queue."
+    )
+    # The database may be down when a worker starts: it waits for it, and looks at the tables then.
+    requires_migrations_checks = False
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        kwargs.setdefault("formatter_class", _HelpFormatter)
+        return super().create_parser(prog_name, subcommand, epilog=_EPILOG, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        what = parser.add_argument_group("What to run")
+        what.add_argument(
+            "-Q",
+            "--queues",
+            metavar="NAMES",
+            default=os.environ.get("TASKWORKER_QUEUES", ""),
+            help="comma separated, in order of preference; globs allowed (default: all queues)",
+        )
+        what.add_argument(
+            "-X",
+            "--exclude-queues",
+            metavar="NAMES",
+            default=os.environ.get("TASKWORKER_EXCLUDE_QUEUES", ""),
+            help="leave these out; comma separated, globs allowed (default: none)",
+        )
+        what.add_argument(
+            "--burst",
+            action="store_true",
+            help="exit when nothing is due now (for cron, tests, CI)",
+        )
+        what.add_argument(
+            "--max-tasks",
+            metavar="N",
+            type=_whole(1),
+            default=_environment("TASKWORKER_MAX_TASKS", _whole(1), 0),
+            help="exit after N tasks; no more are started (default: no limit)",
+        )
+        how = parser.add_argument_group("How to run")
+        how.add_argument(
+            "-c",
+            "--concurrency",
+            metavar="N",
+            type=_whole(1),
+            default=_environment("TASKWORKER_CONCURRENCY", _whole(1), None),
+            help="tasks at once, a process each (default: number of processors)",
+        )
+        how.add_argument(
+            "--shutdown-timeout",
+            metavar="SECONDS",
+            type=_seconds,
+            default=_environment("TASKWORKER_SHUTDOWN_TIMEOUT", _seconds, None),
+            help="time that running tasks get to finish after a stop (default: 25)",
+        )
+        how.add_argument(
+            "--database",
+            metavar="ALIAS",
+            help="the database with the tasks (default: that of the TASKS setting)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the worker and exit with its code."""
+        worker_options = self._worker_options(options)
+        set_up_logging(worker_options)
+        self._load_tasks()
+        self._warn(worker_options)
+        try:
+            code = Supervisor(worker_options, self._say).run()
+        except NurseryFailed as error:
+            self.stderr.write(f"The project could not be loaded:\n{error}")
+            code = EXIT_ERROR
+        if code:
+            sys.exit(code)
+
+    def _worker_options(self, options: dict[str, Any]) -> WorkerOptions:
+        try:
+            settings = conf.get()
+            alias = options["database"] or _database()
+            db.user_connection(alias)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from None
+        grace = options["shutdown_timeout"]
+        return WorkerOptions(
+            database=alias,
+            queues=_names(options["queues"]),
+            excluded=_names(options["exclude_queues"]),
+            concurrency=options["concurrency"] or settings.concurrency or os.cpu_count() or 1,
+            burst=options["burst"],
+            max_tasks=options["max_tasks"],
+            shutdown_timeout=settings.shutdown_timeout if grace is None else grace,
+            database_wait=settings.database_wait,
+            listen=settings.listen,
+            verbosity=options["verbosity"],
+            color=wants_color() and not options["no_color"],
+        )
+
+    def _load_tasks(self) -> None:
+        """Import every tasks.py here too: the supervisor decides on retries of killed tasks."""
+        failures = [f for f in registry.discover() if not f.is_foreign]
+        if failures:
+            shown = "\n".join(f"{f.module} (app {f.app}):\n{f.traceback}" for f in failures)
+            raise CommandError(f"These modules could not be imported:\n{shown}")
+        for key, (first, second) in registry.clashes().items():
+            raise CommandError(
+                f'Two tasks are called "{key}": at {first} and at {second}. Give one of them a '
+                'name of its own: @task(name="…").'
+            )
+
+    def _warn(self, options: WorkerOptions) -> None:
+        """Point out what is probably not meant; refuse queues that the settings do not allow."""
+        if has_tasks_setting() and not hasattr(task_backends["default"], "database"):
+            self.stderr.write(
+                self.style.WARNING(
+                    f'TASKS["default"] is {type(task_backends["default"]).__name__}: tasks of '
+                    "the default backend do not come here."
+                )
+            )
+        allowed = _allowed_queues()
+        used = {task.queue_name for key in registry.keys() if (task := find(key)) is not None}
+        for pattern in (*options.queues, *options.excluded):
+            if any(fnmatchcase(queue, pattern) for queue in allowed or used):
+                continue
+            near = did_you_mean(pattern, allowed or used)
+            if allowed:
+                raise CommandError(
+                    f'No queue matches "{pattern}".{near} QUEUES in the TASKS setting allows '
+                    f"{', '.join(sorted(allowed))}."
+                )
+            self.stderr.write(
+                self.style.WARNING(f'No registered task uses a queue that matches "{pattern}".{near}')
+            )
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep the lines of the epilog; put our options before Django's."""
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        super().add_usage(usage, _ours_first(actions), groups, prefix)
+
+    def add_arguments(self, actions: Any) -> None:
+        super().add_arguments(_ours_first(actions))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
+
+def _ours_first(actions: Any) -> list[Any]:
+    djangos = {"version", "verbosity", "settings", "pythonpath", "traceback", "no_color"}
+    djangos |= {"force_color", "skip_checks"}
+    return sorted(actions, key=lambda action: action.dest in djangos)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """Make a parser of whole numbers from `least` up."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
+    return seconds
+
+
+def _environment(name: str, parse: Callable[[str], Any], default: Any) -> Any:
+    """Read an option from the environment. Raise CommandError if it is no good."""
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        return parse(text)
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(f"{name}: {error}") from None
+
+
+def _our_backends() -> list[Any]:
+    if not has_tasks_setting():
+        return [implicit_backend()]
+    return [backend for backend in task_backends.all() if hasattr(backend, "database")]
+
+
+def _database() -> str:
+    """Return the alias of the one database that our backends use."""
+    aliases = sorted({backend.database for backend in _our_backends()})
+    if len(aliases) > 1:
+        raise CommandError(
+            f"Tasks are kept in several databases ({', '.join(aliases)}): say which one this "
+            "worker serves, with --database."
+        )
+    return aliases[0] if aliases else DEFAULT_DB_ALIAS
+
+
+def _allowed_queues() -> set[str]:
+    """Return the queues that the settings allow; none if some backend allows all."""
+    allowed = [set(backend.queues) for backend in _our_backends()]
+    return set().union(*allowed) if all(allowed) else set()

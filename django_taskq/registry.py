@@ -1,0 +1,128 @@
+"""Know the tasks of this process by name. Rows name tasks; nothing is ever imported from a row.
+
+The key is the task's `name` if it was given one, else the path of its function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+
+from django_taskq.suggestions import did_you_mean
+from django_taskq.tasks_api import DjangoTask
+
+_tasks: dict[str, DjangoTask[..., Any]] = {}
+_clashes: dict[str, tuple[str, str]] = {}
+_discovered = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportFailure:
+    """A tasks.py that could not be imported."""
+
+    app: str
+    module: str
+    traceback: str
+    # Lives among installed packages: somebody else's, and perhaps made for another task queue.
+    is_foreign: bool
+
+
+_failures: list[ImportFailure] = []
+
+
+def add(key: str, task: DjangoTask[..., Any]) -> None:
+    """Register a task that a decorator made; a second one of the same key is noted as a clash."""
+    known = _tasks.get(key)
+    if known is not None and not _is_reloaded(known.func, task.func):
+        _clashes[key] = (_where(known.func), _where(task.func))
+        return
+    _tasks[key] = task
+
+
+def add_plain(task: DjangoTask[..., Any]) -> None:
+    """Register a task that Django's own decorator made, once."""
+    _tasks.setdefault(task.module_path, task)
+
+
+def replace(key: str, task: DjangoTask[..., Any]) -> None:
+    """Put another form of a registered task in its place."""
+    _tasks[key] = task
+
+
+def get(key: str) -> DjangoTask[..., Any] | None:
+    """Return the task of this key, or None."""
+    return _tasks.get(key)
+
+
+def keys() -> list[str]:
+    """Return all keys, sorted."""
+    return sorted(_tasks)
+
+
+def clashes() -> dict[str, tuple[str, str]]:
+    """Return keys that two tasks claim, each with the places of both."""
+    return dict(_clashes)
+
+
+def unknown(key: str) -> str:
+    """Say that a name is unknown, with the nearest known one."""
+    return (
+        f'No task is registered as "{key}".{did_you_mean(key, _tasks)} A task is registered when '
+        "its module is imported: is it in the tasks.py of an installed app?"
+    )
+
+
+def discover() -> list[ImportFailure]:
+    """Import the tasks.py of every installed app, each on its own; return what failed."""
+    global _discovered
+    if not _discovered:
+        _discovered = True
+        for app in apps.get_app_configs():
+            _import_tasks(app.label, f"{app.name}.tasks")
+    return list(_failures)
+
+
+def _import_tasks(app: str, module: str) -> None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return
+    if spec is None:
+        return
+    try:
+        importlib.import_module(module)
+    except Exception:
+        _failures.append(
+            ImportFailure(
+                app=app,
+                module=module,
+                traceback=traceback.format_exc(),
+                is_foreign=_is_installed(spec.origin),
+            )
+        )
+
+
+def _is_installed(origin: str | None) -> bool:
+    places: Iterable[str] = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return origin is not None and any(Path(origin).is_relative_to(place) for place in places)
+
+
+def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Say whether two functions are one definition, loaded twice (a reload, a notebook cell)."""
+    return old is not new and _where(old) == _where(new)
+
+
+def _where(func: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(func), "__code__", None)
+    if code is None:
+        return repr(func)
+    return f"{code.co_filename}:{code.co_firstlineno}"

@@ -1,0 +1,557 @@
+"""Define tasks: `@task`, the `Task` it makes, and the context that a running task is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    Never,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from django.utils.module_loading import import_string
+
+from django_taskq import registry, results
+from django_taskq.exceptions import UnknownTask
+from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json, check_backoff
+from django_taskq.suggestions import did_you_mean
+from django_taskq.tasks_api import (
+    BaseTask,
+    BaseTaskContext,
+    DjangoTask,
+    DjangoTaskContext,
+    InvalidTask,
+    has_tasks_setting,
+    task_backends,
+)
+
+if TYPE_CHECKING:
+    from django_taskq.results import TaskResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_BACKEND = "django_taskq.backend.TaskqBackend"
+
+# The longest name of a task or queue, in characters.
+MAX_NAME = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskContext(BaseTaskContext):
+    """What a task with `takes_context=True` is told about itself, and may tell others.
+
+    Nothing in it touches the database, so it works in `async def` tasks too.
+    """
+
+    # How a worker passes reports on; without one (Django's other backends) they go nowhere.
+    report: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
+    stopping: Callable[[], bool] | None = field(default=None, repr=False)
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of this attempt; the first is 1."""
+        return cast(int, self.task_result.attempts)
+
+    @property
+    def max_attempts(self) -> int:
+        """Return how often the task may be attempted in all."""
+        return int(getattr(self.task_result, "max_attempts", 1))
+
+    @property
+    def is_stopping(self) -> bool:
+        """Say whether the worker was asked to stop: a long task may put its work down."""
+        return self.stopping() if self.stopping is not None else False
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Say how far the task is. Seen in `TaskResult.progress` within a fraction of a second."""
+        if self.report is not None:
+            self.report({"done": done, "total": total, "message": message})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Task(BaseTask[P, R], Generic[P, R]):
+    """A function that can be enqueued, with its options."""
+
+    # What people read; Django's rule (the function's name) unless one is given.
+    name: str = ""
+    # What rows store and the registry knows: the given name, else the path of the function.
+    key: str = ""
+    # How often the task is started in all, failed attempts included.
+    max_attempts: int = 1
+    # Failures of these kinds are retried …
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    # … unless they are of these.
+    give_up_on: tuple[type[BaseException], ...] = ()
+    # How long to wait before the next attempt.
+    backoff: Any = DEFAULT_BACKOFF
+    # Seconds after which the process is killed, and after which SoftTimeLimit is raised.
+    timeout: float | None = None
+    soft_timeout: float | None = None
+    # Seconds from the later of enqueue and run_after in which the task must have started.
+    expires_after: float | None = None
+    # Whether the return value is kept; the row of the finished task is kept in any case.
+    store_result: bool = True
+    # Seconds from enqueue to the earliest start: using(run_after=timedelta or seconds).
+    delay: float = 0.0
+    # Made by using(): not the task that the registry holds.
+    is_copy: bool = False
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Name an unknown option before dataclasses complains about `__init__`."""
+        known = [f.name for f in fields(cls)]
+        for option in options:
+            if option not in known:
+                hidden = {"key", "is_copy", "delay", "func", "run_after"}
+                raise TypeError(
+                    f'@task got an unknown option "{option}".'
+                    f"{did_you_mean(option, set(known) - hidden)}"
+                )
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            path = f"{_module_of(self.func)}.{_qualname_of(self.func)}"
+            object.__setattr__(self, "key", self.name or path)
+        if not self.name:
+            object.__setattr__(self, "name", _qualname_of(self.func).rpartition(".")[2])
+        _normalise(self)
+        super().__post_init__()
+
+    def __repr__(self) -> str:
+        return f"<Task {self.key}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, here and now."""
+        return self.func(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        """Pickle by name: the function is looked up in the registry, never imported."""
+        changes = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "func"}
+        return _from_registry, (self.key, changes)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskResult[R]:
+        """Put the task into its queue, in the caller's transaction."""
+        return results.adopt(self.get_backend().enqueue(self, args, kwargs), self)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskResult[R]:
+        """See enqueue()."""
+        return results.adopt(await self.get_backend().aenqueue(self, args, kwargs), self)
+
+    def enqueue_many(
+        self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]
+    ) -> Sequence[TaskResult[R]]:
+        """Enqueue a call per item (a tuple of arguments, or a dict of keyword ones) by one COPY.
+
+        Return the results in the order of the calls. All are checked before any is stored.
+        """
+        backend = self.get_backend()
+        many = getattr(backend, "enqueue_many", None)
+        if many is not None:
+            return cast("Sequence[TaskResult[R]]", many(self, calls))
+        return [
+            results.adopt(backend.enqueue(self, *split_call(self.name, call)), self)
+            for call in calls
+        ]
+
+    async def aenqueue_many(
+        self, calls: Iterable[Sequence[Any] | Mapping[str, Any]]
+    ) -> Sequence[TaskResult[R]]:
+        """See enqueue_many()."""
+        from asgiref.sync import sync_to_async
+
+        return await sync_to_async(self.enqueue_many)(calls)
+
+    def using(  # type: ignore[override]  # Django's has four of these
+        self,
+        *,
+        priority: int | None = None,
+        queue_name: str | None = None,
+        run_after: datetime | timedelta | float | None = None,
+        backend: str | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: float | timedelta | None = None,
+        soft_timeout: float | timedelta | None = None,
+        expires_after: float | timedelta | None = None,
+        store_result: bool | None = None,
+        **unknown: Never,
+    ) -> Self:
+        """Return a copy with other options: those that a row can hold."""
+        if unknown:
+            raise TypeError(_not_for_using(next(iter(unknown))))
+        if backoff is not None:
+            backoff_to_json(backoff)  # refuses a function
+        given: dict[str, Any] = {
+            "priority": priority,
+            "queue_name": queue_name,
+            "backend": backend,
+            "max_attempts": max_attempts,
+            "backoff": backoff,
+            "timeout": timeout,
+            "soft_timeout": soft_timeout,
+            "expires_after": expires_after,
+            "store_result": store_result,
+        }
+        changes = {option: value for option, value in given.items() if value is not None}
+        if isinstance(run_after, datetime):
+            changes |= {"run_after": run_after, "delay": 0.0}
+        elif run_after is not None:
+            changes |= {"run_after": None, "delay": _seconds("run_after", run_after, low=0.0)}
+        return replace(self, **changes, is_copy=True)
+
+    def get_result(self, result_id: str) -> TaskResult[R]:
+        """Return the result of an enqueued task of this function, by its id.
+
+        Raise TaskResultDoesNotExist, or TaskResultMismatch if it is another function's.
+        """
+        return results.adopt(super().get_result(result_id), self)
+
+    async def aget_result(self, result_id: str) -> TaskResult[R]:
+        """See get_result()."""
+        return results.adopt(await super().aget_result(result_id), self)
+
+    def call(self, *args: Any, **kwargs: Any) -> R:
+        """Run the function, an `async def` one too; as Django's backends do."""
+        return cast(R, super().call(*_own_context(self, args), **kwargs))
+
+    async def acall(self, *args: Any, **kwargs: Any) -> R:
+        """See call()."""
+        return cast(R, await super().acall(*_own_context(self, args), **kwargs))
+
+    def get_backend(self) -> Any:
+        """Return the backend; without a TASKS setting ours, where Django would run tasks at once."""
+        if self.backend == "default" and not has_tasks_setting():
+            return implicit_backend()
+        return task_backends[self.backend]
+
+    def options_for_row(self) -> str | None:
+        """Return what differs from the registered task and has no column, as JSON text."""
+        if not self.is_copy:
+            return None
+        registered = find(self.key)
+        changed: dict[str, Any] = {
+            option: getattr(self, option)
+            for option in ("timeout", "soft_timeout", "store_result", "backoff")
+            if registered is None or getattr(self, option) != getattr(registered, option)
+        }
+        if "backoff" in changed:
+            changed["backoff"] = backoff_to_json(changed["backoff"])
+        return json.dumps(changed) if changed else None
+
+
+def find(key: str) -> Task[..., Any] | None:
+    """Return the registered task of this name; Django's plain ones get our default options."""
+    found = registry.get(key)
+    if found is None or isinstance(found, Task):
+        return found
+    own = adopt(found)
+    registry.replace(key, own)
+    return own
+
+
+def find_or_raise(key: str) -> Task[..., Any]:
+    """Return the registered task of this name, importing every tasks.py first if need be.
+
+    Raise UnknownTask if there is none.
+    """
+    if registry.get(key) is None:
+        registry.discover()
+    found = find(key)
+    if found is None:
+        raise UnknownTask(registry.unknown(key))
+    return found
+
+
+def adopt(plain: DjangoTask[..., Any]) -> Task[..., Any]:
+    """Turn a task of Django's own class into ours, with default options."""
+    if isinstance(plain, Task):
+        return plain
+    return rebuilt(
+        None,
+        func=plain.func,
+        priority=plain.priority,
+        backend=plain.backend,
+        queue_name=plain.queue_name,
+        run_after=plain.run_after,
+        takes_context=plain.takes_context,
+        name=plain.name,
+        key=plain.module_path,
+    )
+
+
+def rebuilt(task: Task[..., Any] | None, **changes: Any) -> Task[..., Any]:
+    """Make a task without validating it: what a row says may no longer be allowed for new ones."""
+    copy: Task[..., Any] = object.__new__(Task if task is None else type(task))
+    for f in fields(copy):
+        value = changes[f.name] if f.name in changes else getattr(task or _DEFAULTS, f.name, None)
+        object.__setattr__(copy, f.name, value)
+    return copy
+
+
+def missing(key: str) -> Task[..., Any]:
+    """Make a placeholder for a task that is not registered here: it can be shown, not run."""
+    return rebuilt(None, func=_Missing(key), name=key.rpartition(".")[2], key=key)
+
+
+def split_call(name: str, call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments of an item of enqueue_many()."""
+    if isinstance(call, Mapping):
+        return (), call
+    if isinstance(call, list | tuple):
+        return call, {}
+    raise TypeError(
+        f"{name}.enqueue_many() takes a tuple of arguments or a dict of keyword arguments per "
+        f"task, not {call!r}. For single arguments write [(x,) for x in …]."
+    )
+
+
+def enqueue(name: str, /, *args: Any, **kwargs: Any) -> TaskResult[Any]:
+    """Enqueue a task by its registered name. Raise UnknownTask if there is none."""
+    return find_or_raise(name).enqueue(*args, **kwargs)
+
+
+async def aenqueue(name: str, /, *args: Any, **kwargs: Any) -> TaskResult[Any]:
+    """See enqueue()."""
+    return await find_or_raise(name).aenqueue(*args, **kwargs)
+
+
+class _Missing:
+    """Stand in for a function that this process does not know."""
+
+    def __init__(self, key: str) -> None:
+        self.__module__, _, self.__qualname__ = key.rpartition(".")
+        self.__name__ = self.__qualname__
+        self.key = key
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Never:
+        raise UnknownTask(registry.unknown(self.key))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Missing) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class _Decorator:
+    """What `@task(…)` returns."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    @overload
+    def __call__(self, f: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, f: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, f: Any, /) -> Any:
+        return _define(f, self.options)
+
+
+class _ContextDecorator(_Decorator):
+    """What `@task(takes_context=True, …)` returns: the context is not among enqueue's arguments."""
+
+    @overload  # type: ignore[override]
+    def __call__(
+        self, f: Callable[Concatenate[TaskContext, P], Coroutine[Any, Any, R]], /
+    ) -> Task[P, R]: ...
+    @overload
+    def __call__(self, f: Callable[Concatenate[TaskContext, P], R], /) -> Task[P, R]: ...
+    def __call__(self, f: Any, /) -> Any:
+        return _define(f, self.options)
+
+
+@overload
+def task(f: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+@overload
+def task(f: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    takes_context: Literal[True],
+    name: str = ...,
+    queue_name: str = ...,
+    priority: int = ...,
+    backend: str = ...,
+    max_attempts: int = ...,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
+    give_up_on: type[BaseException] | Sequence[type[BaseException]] = ...,
+    backoff: Backoff = ...,
+    timeout: float | timedelta | None = ...,
+    soft_timeout: float | timedelta | None = ...,
+    expires_after: float | timedelta | None = ...,
+    store_result: bool = ...,
+) -> _ContextDecorator: ...
+@overload
+def task(
+    *,
+    takes_context: Literal[False] = ...,
+    name: str = ...,
+    queue_name: str = ...,
+    priority: int = ...,
+    backend: str = ...,
+    max_attempts: int = ...,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
+    give_up_on: type[BaseException] | Sequence[type[BaseException]] = ...,
+    backoff: Backoff = ...,
+    timeout: float | timedelta | None = ...,
+    soft_timeout: float | timedelta | None = ...,
+    expires_after: float | timedelta | None = ...,
+    store_result: bool = ...,
+) -> _Decorator: ...
+def task(f: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function, with or without options.
+
+    Options: `name` (the path of the function), `queue_name` ("default"), `priority` (−100 … 100,
+    higher first; 0), `backend` ("default"), `takes_context` (False), `max_attempts` (1),
+    `retry_on` ((Exception,)), `give_up_on` (()), `backoff` (exponential(base=15, cap=3600)
+    seconds), `timeout` and `soft_timeout` (seconds from the start; none), `expires_after` (seconds
+    from enqueue or run_after; never), `store_result` (True).
+
+    Raise TypeError for an unknown option and InvalidTask for a function that no worker could find.
+    """
+    if f is None:
+        return (_ContextDecorator if options.get("takes_context") else _Decorator)(options)
+    return _define(f, options)
+
+
+def _define(f: Any, options: dict[str, Any]) -> Task[..., Any]:
+    if isinstance(f, DjangoTask):
+        raise InvalidTask(f"{f.module_path} is a task already; decorate the function once.")
+    for internal in ("key", "delay", "is_copy", "func", "run_after"):
+        if internal in options:
+            hint = " Use .using(run_after=…) at enqueue." if internal == "run_after" else ""
+            raise TypeError(f'@task has no option "{internal}".{hint}')
+    base = {"priority": 0, "backend": "default", "queue_name": "default", "run_after": None}
+    defined: Task[..., Any] = Task(func=f, **{**base, **options})
+    registry.add(defined.key, defined)
+    return defined
+
+
+def _normalise(task: Task[..., Any]) -> None:
+    """Check our own options and bring them into hashable, plain form."""
+
+    def put(option: str, value: Any) -> None:
+        object.__setattr__(task, option, value)
+
+    where = f"@task {task.key}"
+    if not isinstance(task.name, str) or len(task.key) > MAX_NAME:
+        raise InvalidTask(f"{where}: a name is text of at most {MAX_NAME} characters.")
+    if isinstance(task.priority, bool) or not isinstance(task.priority, int):
+        raise InvalidTask(f"{where}: priority is a whole number, not {task.priority!r}.")
+    if isinstance(task.max_attempts, bool) or not isinstance(task.max_attempts, int):
+        raise InvalidTask(f"{where}: max_attempts is a whole number, not {task.max_attempts!r}.")
+    if not 1 <= task.max_attempts <= 32_767:
+        raise InvalidTask(f"{where}: max_attempts={task.max_attempts} is not within 1 … 32767.")
+    if not isinstance(task.store_result, bool):
+        raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
+    for option in ("retry_on", "give_up_on"):
+        kinds = getattr(task, option)
+        kinds = tuple(kinds) if isinstance(kinds, list | tuple | set | frozenset) else (kinds,)
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise InvalidTask(f"{where}: {option} takes exception classes, not {kinds!r}.")
+        put(option, kinds)
+    try:
+        put("backoff", check_backoff(task.backoff))
+        for option in ("timeout", "soft_timeout", "expires_after"):
+            if getattr(task, option) is not None:
+                put(option, _seconds(option, getattr(task, option)))
+    except (TypeError, ValueError) as error:
+        raise InvalidTask(f"{where}: {error}") from None
+    if task.timeout and task.soft_timeout and task.soft_timeout >= task.timeout:
+        raise InvalidTask(
+            f"{where}: soft_timeout={task.soft_timeout:g} s must be shorter than "
+            f"timeout={task.timeout:g} s, which kills the process."
+        )
+
+
+def _seconds(option: str, value: Any, *, low: float | None = None) -> float:
+    """Return a duration in seconds. Raise TypeError or ValueError if it is none."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise TypeError(f"{option} takes seconds or a timedelta, not {value!r}.")
+    if low is None and value <= 0:
+        raise ValueError(f"{option}={value!r} must be above 0 seconds.")
+    if not -1e9 <= value <= 1e9:
+        raise ValueError(f"{option}={value!r} seconds is more than 30 years.")
+    return float(value if low is None else max(low, value))
+
+
+def _not_for_using(option: str) -> str:
+    of_code = {"name", "retry_on", "give_up_on", "takes_context"}
+    if option in of_code:
+        return (
+            f"using() cannot change {option}: it is code, which a row cannot hold. "
+            "Give it to @task."
+        )
+    for_rows = [
+        "priority",
+        "queue_name",
+        "run_after",
+        "backend",
+        "max_attempts",
+        "backoff",
+        "timeout",
+        "soft_timeout",
+        "expires_after",
+        "store_result",
+    ]
+    return f'using() got an unknown option "{option}".{did_you_mean(option, for_rows)}'
+
+
+def _own_context(task: Task[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let a task see our context where one of Django's backends passes its own."""
+    if task.takes_context and args and type(args[0]) is DjangoTaskContext:
+        result = results.adopt(args[0].task_result, task)
+        return (TaskContext(task_result=result), *args[1:])
+    return args
+
+
+@cache
+def implicit_backend() -> Any:
+    """Return the backend of a project without a TASKS setting."""
+    return import_string(_BACKEND)(alias="default", params={})
+
+
+def _from_registry(key: str, changes: dict[str, Any]) -> Task[..., Any]:
+    return rebuilt(find_or_raise(key), **changes)
+
+
+def _module_of(func: Any) -> str:
+    return str(getattr(func, "__module__", "") or "")
+
+
+def _qualname_of(func: Any) -> str:
+    return str(getattr(func, "__qualname__", "") or repr(func))
+
+
+class _Defaults:
+    """The value of each option that nothing else gives."""
+
+    priority = 0
+    backend = "default"
+    queue_name = "default"
+    takes_context = False
+    max_attempts = 1
+    retry_on = (Exception,)
+    give_up_on = ()
+    backoff = DEFAULT_BACKOFF
+    store_result = True
+    delay = 0.0
+    is_copy = False
+
+
+_DEFAULTS = _Defaults()

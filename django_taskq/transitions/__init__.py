@@ -1,0 +1,19 @@
+"""All SQL that writes: one statement per arrow, with its precondition in its WHERE.
+
+    enqueue     ->  READY                            enqueue.py
+    claim       READY -> RUNNING                     claim.py
+    complete    RUNNING -> SUCCESSFUL                finish.py
+    retry       RUNNING -> READY, later              finish.py
+    snooze      RUNNING -> READY, later              finish.py
+    fail        RUNNING -> FAILED                    finish.py
+    cancel      RUNNING -> CANCELLED                 finish.py      (the task said so)
+    expire      RUNNING -> EXPIRED                   finish.py
+    park        RUNNING -> HELD                      finish.py
+    cancel      READY, HELD -> CANCELLED             operate.py     (somebody said so)
+    resume      HELD -> READY                        operate.py
+    give back   RUNNING -> READY                     rescue.py      (it had not started)
+    rescue      RUNNING -> READY or FAILED           rescue.py      (its process died)
+
+Whatever ends or moves a running task names its id and its claim token, or the worker that holds it.
+Nothing in here imports a model: statements are text that can be pasted into psql.
+"""

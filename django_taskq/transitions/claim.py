@@ -1,0 +1,249 @@
+"""claim: READY -> RUNNING, lane by lane.
+
+A lane is one (queue, priority) pair with READY rows. A process finds the lanes now and then, keeps
+those that it may serve in its order of preference, and claims along them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from django_taskq.db import Connection, Cursor, array, quoted_array
+
+
+class Lane(NamedTuple):
+    """A queue and a priority: the unit in which workers claim."""
+
+    queue_name: str
+    priority: int
+
+
+class Claimed(NamedTuple):
+    """A claimed row. Times are texts in UTC and JSON is undecoded: few tasks need them."""
+
+    id: str
+    task: str
+    queue_name: str
+    priority: int
+    args: str
+    kwargs: str
+    run_after: str
+    enqueued_at: str
+    attempts: int
+    max_attempts: int | None
+    is_expired: bool
+    options: str | None
+    # Records of earlier attempts, where there were any.
+    errors: str | None
+    claim: str
+
+
+# A loose index scan: from lane to lane by one descent each, whatever the lanes hold. `is_due` looks
+# at the head of the lane, which the index gives in order of run_after. Suspects (two crashes) stand
+# in their lanes too, but are claimed alone.
+_LANES = """
+  (SELECT queue_name, priority FROM django_taskq_livetask
+   WHERE status = 'READY'
+   ORDER BY queue_name, priority DESC LIMIT 1)
+  UNION ALL
+  SELECT next.queue_name, next.priority
+  FROM lane CROSS JOIN LATERAL (
+    (SELECT t.queue_name, t.priority FROM django_taskq_livetask AS t
+     WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority < lane.priority
+     ORDER BY t.priority DESC LIMIT 1)
+    UNION ALL
+    (SELECT t.queue_name, t.priority FROM django_taskq_livetask AS t
+     WHERE t.status = 'READY' AND t.queue_name > lane.queue_name
+     ORDER BY t.queue_name, t.priority DESC LIMIT 1)
+    LIMIT 1
+  ) AS next
+"""
+
+_IS_DUE = """
+  EXISTS (
+    SELECT FROM django_taskq_livetask AS t
+    WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority = lane.priority
+      AND t.run_after <= statement_timestamp() AND t.crashes < 2)
+"""
+
+FIND_LANES = f"""
+/* django_taskq:find_lanes */
+WITH RECURSIVE lane AS ({_LANES})
+SELECT queue_name, priority FROM lane WHERE {_IS_DUE}
+"""
+
+
+def find_lanes(connection: Connection) -> Cursor:
+    """Ask for the lanes with due rows; `found_lanes` reads the answer."""
+    return connection.execute(FIND_LANES, prepare=True)
+
+
+def found_lanes(cursor: Cursor) -> list[Lane]:
+    """Read what `find_lanes` has found."""
+    return [Lane(*row) for row in cursor.fetchall()]
+
+
+# What a supervisor asks once a second: where is work, and is a suspect waiting?
+TICK = f"""
+/* django_taskq:tick */
+WITH RECURSIVE lane AS ({_LANES}),
+due AS (SELECT queue_name, priority FROM lane WHERE {_IS_DUE})
+SELECT due.queue_name, due.priority, suspect.waits
+FROM (
+  SELECT EXISTS (
+    SELECT FROM django_taskq_livetask
+    WHERE status = 'READY' AND crashes >= 2 AND run_after <= statement_timestamp()) AS waits
+) AS suspect
+LEFT JOIN due ON true
+"""
+
+
+def tick(connection: Connection) -> tuple[list[Lane], bool]:
+    """Return the lanes with due rows, and whether a suspect is due."""
+    rows = connection.execute(TICK, prepare=True).fetchall()
+    lanes = [Lane(queue_name, priority) for queue_name, priority, _ in rows if queue_name]
+    return lanes, rows[0][2]
+
+
+# As far as it is worth counting for a person.
+COUNT_LIMIT = 10_000
+
+COUNT_WAITING = f"""
+/* django_taskq:count_waiting */
+SELECT count(*) FROM (
+  SELECT FROM django_taskq_livetask WHERE status = 'READY' LIMIT {COUNT_LIMIT}) AS counted
+"""
+
+
+def count_waiting(connection: Connection) -> int:
+    """Count READY tasks, up to COUNT_LIMIT."""
+    row = connection.execute(COUNT_WAITING).fetchone()
+    return int(row[0]) if row else 0
+
+
+# The rows are locked inside the LATERAL, in each lane with the full limit: candidates that are
+# merged first and locked later come back short when others claim the same heads. Both ends of the
+# index range stand in the condition, so that rows due later are never walked over. A process whose
+# own row is gone (it was declared dead) claims nothing. The update goes by an array of ids: a join
+# with an unknown number of rows may be planned as a scan of the table.
+CLAIM = """
+/* django_taskq:claim */
+WITH lane AS (
+  SELECT * FROM unnest(%(queues)s::text[], %(priorities)s::int[], %(floors)s::timestamptz[])
+    AS l (queue_name, priority, floor)
+  WHERE EXISTS (SELECT FROM django_taskq_worker WHERE id = %(worker)s::uuid)
+),
+mine AS MATERIALIZED (
+  SELECT ready.id
+  FROM lane CROSS JOIN LATERAL (
+    SELECT t.id FROM django_taskq_livetask AS t
+    WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority = lane.priority
+      AND t.run_after >= lane.floor AND t.run_after <= statement_timestamp()
+      AND t.crashes < 2
+    ORDER BY t.run_after, t.id
+    LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+  ) AS ready
+  LIMIT %(limit)s
+)
+UPDATE django_taskq_livetask AS t
+SET status = 'RUNNING', claim = %(claim)s::uuid, worker_id = %(worker)s::uuid,
+    started_at = statement_timestamp(), attempts = t.attempts + 1
+WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
+RETURNING t.id, t.task, t.queue_name, t.priority, t.args, t.kwargs, t.run_after, t.enqueued_at,
+  t.attempts, t.max_attempts, coalesce(t.expires_at <= statement_timestamp(), false), t.options,
+  CASE WHEN t.attempts > 1 OR t.crashes > 0 THEN t.errors END,
+  extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+"""
+
+
+def claim(
+    connection: Connection,
+    *,
+    worker_id: str,
+    token: str,
+    lanes: Sequence[Lane],
+    floors: Sequence[str],
+    limit: int,
+) -> Cursor:
+    """Claim up to `limit` due tasks; `claimed_rows` reads what came of it."""
+    return connection.execute(
+        CLAIM,
+        {
+            "queues": quoted_array([lane.queue_name for lane in lanes]),
+            "priorities": array([str(lane.priority) for lane in lanes]),
+            "floors": quoted_array(list(floors)),
+            "worker": worker_id,
+            "claim": token,
+            "limit": limit,
+        },
+        prepare=True,
+    )
+
+
+# A suspect runs alone: its processes died twice, and what shares a process with it would be blamed.
+CLAIM_SUSPECT = """
+/* django_taskq:claim_suspect */
+WITH mine AS MATERIALIZED (
+  SELECT id FROM django_taskq_livetask
+  WHERE status = 'READY' AND crashes >= 2 AND run_after <= statement_timestamp()
+    AND queue_name = ANY (%(queues)s::text[])
+    AND EXISTS (SELECT FROM django_taskq_worker WHERE id = %(worker)s::uuid)
+  ORDER BY run_after, id
+  LIMIT 1
+  FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE django_taskq_livetask AS t
+SET status = 'RUNNING', claim = %(claim)s::uuid, worker_id = %(worker)s::uuid,
+    started_at = statement_timestamp(), attempts = t.attempts + 1
+WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
+RETURNING t.id, t.task, t.queue_name, t.priority, t.args, t.kwargs, t.run_after, t.enqueued_at,
+  t.attempts, t.max_attempts, coalesce(t.expires_at <= statement_timestamp(), false), t.options,
+  CASE WHEN t.attempts > 1 OR t.crashes > 0 THEN t.errors END,
+  extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+"""
+
+SUSPECT_QUEUES = """
+/* django_taskq:suspect_queues */
+SELECT DISTINCT queue_name FROM django_taskq_livetask
+WHERE status = 'READY' AND crashes >= 2 AND run_after <= statement_timestamp()
+"""
+
+
+def suspect_queues(connection: Connection) -> list[str]:
+    """Return the queues in which a suspect waits; there are few suspects."""
+    return [row[0] for row in connection.execute(SUSPECT_QUEUES).fetchall()]
+
+
+def claim_suspect(
+    connection: Connection, *, worker_id: str, token: str, queues: Sequence[str]
+) -> list[Claimed]:
+    """Claim the one suspect that has waited longest in these queues."""
+    cursor = connection.execute(
+        CLAIM_SUSPECT,
+        {"queues": list(queues), "worker": worker_id, "claim": token},
+    )
+    return claimed_rows(cursor, token, [])[0]
+
+
+_IN_ORDER = itemgetter(6, 0)  # run_after, id
+
+
+def claimed_rows(
+    cursor: Cursor, token: str, lanes: Sequence[Lane]
+) -> tuple[list[Claimed], float]:
+    """Read claimed rows in the order in which they should run: RETURNING has none.
+
+    Return also how many seconds it took to find and lock them: the first row that is updated tells.
+    """
+    rows: list[Any] = cursor.fetchall()
+    if not rows:
+        return [], 0.0
+    seconds = rows[0][-1]
+    rows.sort(key=_IN_ORDER)
+    if len(lanes) > 1:
+        places = {lane: place for place, lane in enumerate(lanes)}
+        rows.sort(key=lambda row: places[Lane(row[2], row[3])])
+    return [Claimed(*row[:-1], token) for row in rows], seconds

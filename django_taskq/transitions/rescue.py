@@ -1,0 +1,129 @@
+"""give back and rescue: what happens to tasks whose process cannot, or can no longer, run them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from django_taskq.db import Connection, array
+
+# One statement for all causes: a stop, a dead child, a stuck child, a claim whose answer was lost.
+# The caller says what is kept; everything else that this worker holds goes back, its attempt
+# returned, and first in line again (run_after stays).
+GIVE_BACK = """
+/* django_taskq:give_back */
+WITH mine AS MATERIALIZED (
+  SELECT id, claim FROM django_taskq_livetask
+  WHERE worker_id = %(worker)s::uuid AND id <> ALL (%(kept)s::uuid[])
+  ORDER BY id
+  FOR NO KEY UPDATE
+)
+UPDATE django_taskq_livetask AS t
+SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL,
+    attempts = t.attempts - 1
+FROM mine
+WHERE t.id = mine.id AND t.claim = mine.claim
+RETURNING t.id
+"""
+
+
+def give_back(connection: Connection, worker_id: str, *, kept: Sequence[str]) -> int:
+    """Return a worker's claimed tasks to their queues, but for the `kept` ids; say how many."""
+    cursor = connection.execute(GIVE_BACK, {"worker": worker_id, "kept": array(list(kept))})
+    return cursor.rowcount
+
+
+# Its process died while it ran, for the third time.
+CONDEMN = """
+/* django_taskq:condemn */
+WITH gone AS (
+  DELETE FROM django_taskq_livetask AS t
+  WHERE t.id = %(id)s::uuid AND t.worker_id = %(worker)s::uuid AND t.crashes + 1 >= %(limit)s
+    AND NOT t.has_successors
+  RETURNING t.*
+)
+INSERT INTO django_taskq_finishedtask (
+  id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes, claim, worker_id, errors, progress, options, status, started_at, finished_at)
+SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes + 1, claim, worker_id,
+  CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
+    || (%(error)s::jsonb || jsonb_build_object(
+         'started_at', started_at, 'finished_at', statement_timestamp())),
+  progress, options, 'FAILED', started_at, statement_timestamp()
+FROM gone
+"""
+
+# Everything that a dead process still held and had started. Only the task that ran when it died is
+# to blame; those before it were done and could not say so, and run again.
+RESCUE = """
+/* django_taskq:rescue */
+WITH mine AS MATERIALIZED (
+  SELECT id, claim FROM django_taskq_livetask
+  WHERE worker_id = %(worker)s::uuid
+  ORDER BY id
+  FOR NO KEY UPDATE
+)
+UPDATE django_taskq_livetask AS t
+SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL, progress = NULL,
+    attempts = t.attempts - 1,
+    crashes = t.crashes + (t.id = %(id)s::uuid)::int,
+    errors = CASE WHEN t.id = %(id)s::uuid
+      THEN CASE WHEN jsonb_array_length(t.errors) < 20 THEN t.errors ELSE t.errors - 1 END
+        || (%(error)s::jsonb || jsonb_build_object(
+             'started_at', t.started_at, 'finished_at', statement_timestamp()))
+      ELSE t.errors END
+FROM mine
+WHERE t.id = mine.id AND t.claim = mine.claim
+RETURNING t.id
+"""
+
+# The second crash makes a task a suspect that runs alone; this one ends it.
+MAX_CRASHES = 3
+
+NO_TASK = "00000000-0000-0000-0000-000000000000"
+
+
+def rescue(connection: Connection, worker_id: str, *, running: str | None, error: str) -> int:
+    """Take the started tasks of a dead process back; `running` names the one that it died in.
+
+    `error` is the record of the crash, as JSON text. Return how many tasks were moved.
+    """
+    parameters = {"worker": worker_id, "id": running or NO_TASK, "error": error}
+    with connection.transaction():
+        condemned = connection.execute(CONDEMN, {**parameters, "limit": MAX_CRASHES})
+        rescued = connection.execute(RESCUE, parameters)
+    return condemned.rowcount + rescued.rowcount
+
+
+READ_RUNNING = """
+/* django_taskq:read_running */
+SELECT task, claim, attempts, max_attempts, options,
+  extract(epoch FROM statement_timestamp() - started_at)::float8
+FROM django_taskq_livetask
+WHERE id = %(id)s::uuid AND worker_id = %(worker)s::uuid
+"""
+
+
+class Overdue(NamedTuple):
+    """A task that ran when its process was killed for the hard time limit."""
+
+    task: str
+    claim: str
+    attempts: int
+    max_attempts: int | None
+    options: str | None
+    # Readings of this process's monotonic clock.
+    began: float
+    ended: float
+
+
+def read_running(connection: Connection, worker_id: str, task_id: str) -> Overdue | None:
+    """Read a task that a killed process ran, unless it has ended in time after all."""
+    cursor = connection.execute(READ_RUNNING, {"id": task_id, "worker": worker_id})
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    now = time.monotonic()
+    return Overdue(*row[:5], began=now - row[5], ended=now)

@@ -1,0 +1,137 @@
+"""Settle what dead and stuck children held, as soon as the database answers."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections import deque
+from dataclasses import dataclass
+
+from django_taskq.db import Connection
+from django_taskq.exceptions import HardTimeLimit, TaskCrashed
+from django_taskq.outcomes import Failed, Outcome, Retrying
+from django_taskq.serialization import class_path, error_record
+from django_taskq.task import find
+from django_taskq.transitions import presence, rescue
+from django_taskq.worker import store
+from django_taskq.worker.executor import retry_delay, run_of_row
+from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.record import Holdings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """A child that was reaped, and what it held."""
+
+    worker_id: str
+    slot: int
+    pid: int
+    # The exit code, minus the signal, or None if nobody could ask.
+    status: int | None
+    held: Holdings
+    # "timeout" or "stop" if its supervisor killed it.
+    killed_for: str
+
+    @property
+    def is_clean(self) -> bool:
+        """Say whether it ended by itself, having put everything down."""
+        return self.status == 0
+
+    @property
+    def reason(self) -> str:
+        """Return how it died, in words."""
+        if self.status is None:
+            return "died with its nursery"
+        if self.status >= 0:
+            return f"exited with {self.status}"
+        try:
+            return f"was killed by {signal.Signals(-self.status).name}"
+        except ValueError:
+            return f"was killed by signal {-self.status}"
+
+    def log_entry(self) -> tuple[int, str, int, int, str]:
+        """Return level, format and arguments of the log record."""
+        expected = self.is_clean or self.killed_for
+        level = logging.INFO if expected else logging.ERROR
+        why = {"timeout": " (hard time limit)", "stop": " (grace time over)"}
+        return (
+            level,
+            "Child %d (pid %d) %s.",
+            self.slot,
+            self.pid,
+            self.reason + why.get(self.killed_for, ""),
+        )
+
+
+class Aftermath:
+    """What is to be settled; nothing is forgotten while the database is away."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.options = options
+        self._relieved: deque[tuple[str, Holdings]] = deque()
+        self._deaths: deque[Death] = deque()
+
+    @property
+    def waits(self) -> bool:
+        """Say whether something is left to settle."""
+        return bool(self._relieved or self._deaths)
+
+    def give_back(self, worker_id: str, held: Holdings) -> None:
+        """Have the unstarted tasks of a living child given back."""
+        self._relieved.append((worker_id, held))
+
+    def add(self, death: Death) -> None:
+        """Have everything settled that a dead child held."""
+        self._deaths.append(death)
+
+    def settle(self, connection: Connection) -> None:
+        """Do what is to be done; each entry is forgotten only when it is done."""
+        while self._relieved:
+            worker_id, held = self._relieved[0]
+            rescue.give_back(connection, worker_id, kept=held.started)
+            self._relieved.popleft()
+        while self._deaths:
+            self._settle_death(connection, self._deaths[0])
+            self._deaths.popleft()
+
+    def _settle_death(self, connection: Connection, death: Death) -> None:
+        held = death.held
+        rescue.give_back(connection, death.worker_id, kept=held.started)
+        blamed = held.running
+        if death.killed_for == "timeout" and blamed is not None:
+            self._end_overdue(connection, death, blamed)
+        if death.killed_for or death.is_clean or death.status is None:
+            blamed = None
+        error = error_record(
+            class_path=class_path(TaskCrashed),
+            message=f"The process that ran the task {death.reason}.",
+            traceback_text="",
+            attempt=0,
+            worker=death.worker_id,
+        )
+        rescue.rescue(connection, death.worker_id, running=blamed, error=error)
+        presence.leave(connection, [death.worker_id])
+
+    def _end_overdue(self, connection: Connection, death: Death, task_id: str) -> None:
+        """Record the failed attempt of a task that was killed for its hard time limit."""
+        row = rescue.read_running(connection, death.worker_id, task_id)
+        task = find(row.task) if row is not None else None
+        if row is None or task is None:
+            return
+        run = run_of_row(task, row.options)
+        error = HardTimeLimit(f"The task was killed after its timeout of {run.timeout:g} s.")
+        record = error_record(
+            class_path=class_path(HardTimeLimit),
+            message=str(error),
+            traceback_text="",
+            attempt=row.attempts,
+            worker=death.worker_id,
+        )
+        delay = retry_delay(run, row.attempts, row.max_attempts, error)
+        began, ended = row.began, row.ended
+        outcome: Outcome = (
+            Failed(task_id, row.claim, record, began, ended)
+            if delay is None
+            else Retrying(task_id, row.claim, record, delay, began, ended)
+        )
+        store.store(connection, [outcome], death.worker_id)

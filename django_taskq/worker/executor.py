@@ -1,0 +1,279 @@
+"""Run one claimed task and say what it came to. Decides, writes nothing."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from inspect import iscoroutinefunction
+from typing import Any
+
+from asgiref.sync import async_to_sync
+
+from django_taskq.events import is_heard
+from django_taskq.exceptions import (
+    Cancel,
+    Retry,
+    Snooze,
+    TaskCancelled,
+    TaskExpired,
+    UnstorableResult,
+)
+from django_taskq.outcomes import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    Outcome,
+    Parked,
+    Retrying,
+    Snoozed,
+)
+from django_taskq.results import TaskResult, decode_errors
+from django_taskq.retries import backoff_from_json, next_delay, should_retry
+from django_taskq.serialization import class_path, dump_error, dump_value, error_record
+from django_taskq.statuses import TaskStatus
+from django_taskq.task import Task, TaskContext, find, rebuilt
+from django_taskq.tasks_api import TaskResultStatus, task_finished, task_started
+from django_taskq.transitions.claim import Claimed
+from django_taskq.transitions.operate import held_for_unknown
+
+_loads = json.loads
+
+
+@dataclass(slots=True)
+class Run:
+    """How a task is to be run: its function and its options, those of its row included."""
+
+    task: Task[..., Any]
+    func: Callable[..., Any]
+    takes_context: bool
+    timeout: float | None
+    soft_timeout: float | None
+    store_result: bool
+    backoff: Any
+
+
+class Executor:
+    """Run tasks for one worker process, one at a time."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        *,
+        arm: Callable[[float], None],
+        disarm: Callable[[], None],
+        report: Callable[[Claimed, dict[str, Any]], None],
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.worker_id = worker_id
+        # Raise SoftTimeLimit in this thread after so many seconds / no longer.
+        self.arm = arm
+        self.disarm = disarm
+        self.report = report
+        self.is_stopping = is_stopping
+        self._runs: dict[str, Run] = {}
+        # Every task starts from this context: what one sets, the next does not see.
+        self._context = contextvars.copy_context()
+        self.notice_listeners()
+
+    def notice_listeners(self) -> None:
+        """Look, once per batch, whether anybody hears Django's signals."""
+        self._started_heard = is_heard(task_started, logging.INFO)
+        self._finished_heard = is_heard(task_finished, logging.INFO)
+
+    def run_of(self, row: Claimed) -> Run | None:
+        """Return how to run a row's task; None if its name is not known here."""
+        run = self._runs.get(row.task)
+        if run is None:
+            task = find(row.task)
+            if task is None:
+                return None
+            run = self._runs[row.task] = _run_of(task)
+        return run if row.options is None else _with_options(run, row.options)
+
+    def park_unknown(self, row: Claimed) -> Parked:
+        """Say that a row's task is not known here: it waits for a worker that knows it."""
+        return Parked(row.id, row.claim, held_for_unknown(row.task))
+
+    def expire(self, row: Claimed) -> Expired:
+        """Say that a row was claimed too late to be started."""
+        now = time.monotonic()
+        error = error_record(
+            class_path=class_path(TaskExpired),
+            message="It was not started within its expires_after.",
+            traceback_text="",
+            attempt=row.attempts - 1,
+            worker=self.worker_id,
+        )
+        return Expired(row.id, row.claim, error, now, now)
+
+    def execute(self, row: Claimed, run: Run, began: float) -> Outcome:
+        """Run the task: the one place where anything that user code raises is caught."""
+        try:
+            args = _loads(row.args) if row.args != "[]" else ()
+            kwargs = _loads(row.kwargs) if row.kwargs != "{}" else {}
+            if run.takes_context:
+                args = (self._task_context(row, run), *args)
+            if self._started_heard:
+                self._send(task_started, row, run, TaskStatus.RUNNING)
+            if run.soft_timeout:
+                self.arm(run.soft_timeout)
+            try:
+                value = self._context.copy().run(run.func, *args, **kwargs)
+            finally:
+                if run.soft_timeout:
+                    self.disarm()
+            text = self._storable(run, value) if run.store_result else None
+            if self._finished_heard:
+                self._send(task_finished, row, run, TaskStatus.SUCCESSFUL, value=value)
+            return Completed(row.id, row.claim, text, began, time.monotonic())
+        # SystemExit and KeyboardInterrupt too: a task must not end the process, and the worker
+        # itself is never stopped by an exception.
+        except BaseException as error:
+            outcome = self._decide(row, run, error, began)
+            if self._finished_heard and isinstance(outcome, Failed | Cancelled):
+                self._send(task_finished, row, run, TaskStatus.FAILED, error=outcome.error)
+            return outcome
+
+    def _storable(self, run: Run, value: Any) -> str:
+        if value is None:
+            return "null"
+        try:
+            return dump_value(run.task.name, value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UnstorableResult(str(error)) from None
+
+    def _decide(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
+        """Turn what a task raised into what becomes of it."""
+        ended = time.monotonic()
+        if isinstance(error, Snooze):
+            return Snoozed(row.id, row.claim, error.delay)
+        if isinstance(error, Cancel):
+            record = error_record(
+                class_path=class_path(TaskCancelled),
+                message=error.reason or "The task cancelled itself.",
+                traceback_text="",
+                attempt=row.attempts,
+                worker=self.worker_id,
+            )
+            return Cancelled(row.id, row.claim, record, began, ended)
+        if error.__traceback__ is not None:  # its first frame is ours
+            error.__traceback__ = error.__traceback__.tb_next
+        try:
+            delay = retry_delay(run, row.attempts, row.max_attempts, error)
+        except Exception as broken:  # a backoff function of the project's; it ends the task
+            broken.__context__ = error
+            error, delay = broken, None
+        record = dump_error(error, attempt=row.attempts, worker=self.worker_id)
+        if delay is None:
+            return Failed(row.id, row.claim, record, began, ended)
+        return Retrying(row.id, row.claim, record, delay, began, ended)
+
+    def _task_context(self, row: Claimed, run: Run) -> TaskContext:
+        return TaskContext(
+            task_result=self._result(row, run, TaskStatus.RUNNING),
+            report=lambda progress: self.report(row, progress),
+            stopping=self.is_stopping,
+        )
+
+    def _send(
+        self,
+        signal: Any,
+        row: Claimed,
+        run: Run,
+        status: TaskStatus,
+        *,
+        value: Any = None,
+        error: str | None = None,
+    ) -> None:
+        result = self._result(row, run, status)
+        if status != TaskStatus.RUNNING:
+            object.__setattr__(result, "finished_at", datetime.now(result.enqueued_at.tzinfo))
+            object.__setattr__(result, "_return_value", value)
+        if error is not None:
+            result.errors.extend(decode_errors(f"[{error}]"))
+        signal.send_robust(sender=type(run.task.get_backend()), task_result=result)
+
+    def _result(self, row: Claimed, run: Run, status: TaskStatus) -> TaskResult[Any]:
+        """Build the handle that contexts and signals show."""
+        enqueued_at = datetime.fromisoformat(row.enqueued_at)
+        now = datetime.now(enqueued_at.tzinfo)
+        errors = decode_errors(row.errors)
+        return TaskResult(
+            task=rebuilt(
+                run.task, queue_name=row.queue_name, priority=row.priority, is_copy=True
+            ),
+            id=row.id,
+            status=TaskResultStatus(status.value),
+            row_status=status,
+            enqueued_at=enqueued_at,
+            started_at=now,
+            finished_at=None,
+            last_attempted_at=now,
+            args=_loads(row.args),
+            kwargs=_loads(row.kwargs),
+            backend=run.task.backend,
+            errors=errors,
+            worker_ids=[*(e.worker for e in errors if e.worker), self.worker_id],
+            attempts=row.attempts,
+            max_attempts=row.max_attempts or run.task.max_attempts,
+            run_after=datetime.fromisoformat(row.run_after),
+        )
+
+
+def retry_delay(
+    run: Run, attempt: int, max_attempts: int | None, error: BaseException
+) -> float | None:
+    """Return after how many seconds a failed attempt is repeated; None ends the task."""
+    limit = max_attempts or run.task.max_attempts
+    if isinstance(error, Retry):
+        if attempt >= limit:
+            return None
+        if error.delay is not None:
+            return error.delay
+    elif isinstance(error, UnstorableResult) or not should_retry(
+        error,
+        attempt=attempt,
+        max_attempts=limit,
+        retry_on=run.task.retry_on,
+        give_up_on=run.task.give_up_on,
+    ):
+        return None
+    return next_delay(run.backoff, attempt, error)
+
+
+def run_of_row(task: Task[..., Any], options: str | None) -> Run:
+    """Return how to run a task whose row has these options."""
+    run = _run_of(task)
+    return run if options is None else _with_options(run, options)
+
+
+def _run_of(task: Task[..., Any]) -> Run:
+    func = async_to_sync(task.func) if iscoroutinefunction(task.func) else task.func
+    return Run(
+        task=task,
+        func=func,
+        takes_context=task.takes_context,
+        timeout=task.timeout,
+        soft_timeout=task.soft_timeout,
+        store_result=task.store_result,
+        backoff=task.backoff,
+    )
+
+
+def _with_options(run: Run, text: str) -> Run:
+    options = _loads(text)
+    return Run(
+        task=run.task,
+        func=run.func,
+        takes_context=run.takes_context,
+        timeout=options.get("timeout", run.timeout),
+        soft_timeout=options.get("soft_timeout", run.soft_timeout),
+        store_result=options.get("store_result", run.store_result),
+        backoff=backoff_from_json(options["backoff"]) if "backoff" in options else run.backoff,
+    )

@@ -1,0 +1,498 @@
+"""A child's second thread: stores outcomes and claims tasks, in one round trip.
+
+What gathers while a round trip is under way goes with the next; when idle, an outcome goes at once.
+A finish and the claim behind it are one transaction: both happen or neither. So outcomes are kept
+until the round trip has ended without error, and claimed tasks start only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import random
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import psycopg
+
+from django_taskq import db
+from django_taskq.events import worker_log
+from django_taskq.outcomes import Completed, Failed, Outcome, Retrying
+from django_taskq.transitions import claim, finish, rescue
+from django_taskq.transitions.claim import Claimed, Lane
+from django_taskq.worker import store
+from django_taskq.worker.console import TaskLines
+from django_taskq.worker.lanes import Lanes, QueueChoice
+from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.record import Budget, Record
+
+# Keep about this many seconds of work claimed, and never more tasks than that.
+_PREFETCH, _MOST = 0.05, 500
+# Behind a task that has run for this long, nothing is claimed to wait.
+_LONG = 1.0
+# Lanes are found anew after so many seconds with work …
+_LOOK_EVERY = 1.0
+# … and once more after a hint: hints that come within 5 ms of another are dropped.
+_LOOK_ONCE_MORE = 0.01
+# When others have locked all that a look has found.
+_LOOK_BEHIND_OTHERS = 0.05
+# Claims whose answer was lost are looked for after a reconnect, every so many seconds for a minute
+# (the lost statement may commit late: longer than its timeout), and once a minute with work.
+_SWEEP_SOON, _SWEEP_SOON_FOR, _SWEEP = 5.0, 60.0, 60.0
+# Progress is stored at most so often.
+_REPORT_EVERY = 0.2
+_PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
+
+
+class Batch(NamedTuple):
+    """Claimed tasks on their way to the main thread, and the epoch they were claimed under."""
+
+    epoch: int
+    rows: list[Claimed]
+
+
+class Dropped(NamedTuple):
+    """Tasks that the main thread will not start: taken away, or the worker stops."""
+
+    ids: list[str]
+
+
+class Feeder(threading.Thread):
+    """Feed one child."""
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        *,
+        record: Record,
+        budget: Budget,
+        inbox: queue.SimpleQueue[Batch | None],
+        outbox: deque[Outcome | Dropped],
+        worker_id: str,
+        slot: int,
+        orders: int,
+        bell: int,
+    ) -> None:
+        super().__init__(name="taskq-feeder", daemon=True)
+        self.options = options
+        self.record = record
+        self.budget = budget
+        self.inbox = inbox
+        self.outbox = outbox
+        self.worker_id = worker_id
+        self.slot = slot
+        # Pipes: orders from the supervisor, and the bell that wakes it.
+        self.orders = orders
+        self.bell = bell
+        self.lines = TaskLines(options, worker_id)
+        self.lanes = Lanes(QueueChoice(options.queues, options.excluded))
+        # Asked to stop: claims nothing, and the main thread starts nothing.
+        self.stopping = False
+        # The main thread looks at this before it nudges.
+        self.is_waiting = False
+        self._nudge_read, self._nudge_write = os.pipe()
+        for end in (self._nudge_read, self._nudge_write, orders):
+            os.set_blocking(end, False)
+        self._connection: db.Connection | None = None
+        self._pause = _PAUSE_FIRST
+        # Outcomes that no round trip has stored yet.
+        self._unsent: list[Outcome] = []
+        # Every claimed task that is not stored, given back or dropped yet, by id.
+        self._in_hand: dict[str, Claimed] = {}
+        # How long tasks run, on average; one is claimed at a time while that is unknown.
+        self._run_time: float | None = None
+        # When to look for lanes; None: when somebody wakes us.
+        self._look_at: float | None = 0.0
+        self._was_hinted = False
+        # The current lanes are those of last time: a claim there comes before the look.
+        self._is_guess = False
+        self._suspect_waits = False
+        # The suspect that runs alone.
+        self._alone: str | None = None
+        self._give_back_asked = False
+        self._sweep_at = self._sweep_soon_until = 0.0
+        self._reports: dict[str, tuple[str, str, str]] = {}
+        self._reported_at = 0.0
+        self._main_ended = False
+
+    # --- called by the main thread ---------------------------------------------------------------
+
+    def nudge(self) -> None:
+        """Wake the feeder: there is something for it."""
+        with contextlib.suppress(BlockingIOError):  # it is being woken already
+            os.write(self._nudge_write, b"o")
+
+    def report(self, row: Claimed, progress: dict[str, Any]) -> None:
+        """Pass on how far a task is; what it says within 0.2 s of its last word replaces that."""
+        self._reports[row.id] = (row.id, row.claim, json.dumps(progress))
+        if self.is_waiting:
+            self.nudge()
+
+    def end(self) -> None:
+        """Say that no more outcomes come, and wait until all are stored."""
+        self._main_ended = True
+        self.nudge()
+        self.join()
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Store and claim until the main thread has ended and everything is stored."""
+        done = False
+        while not done:
+            try:
+                done = self._step()
+            except psycopg.OperationalError as error:
+                self._rest(error)
+
+    def _step(self) -> bool:
+        """Do the next thing that is due, or wait for one; True when all is done."""
+        self.record.tick()
+        self._collect()
+        now = time.monotonic()
+        wanted = 0 if self.stopping else self._wanted(now)
+        if self.stopping and self._put_down():
+            return True
+        if self._unsent or wanted or self._reports_are_due(now):
+            self._round_trip(wanted, now)
+        elif self._suspect_waits and not self._in_hand and not self.stopping:
+            self._take_suspect()
+        elif self._sweep_is_due(now):
+            self._sweep(now)
+        else:
+            self._wait(now)
+        return False
+
+    def _collect(self) -> None:
+        """Take what the main thread has put into the outbox."""
+        outbox = self.outbox
+        for _ in range(len(outbox)):
+            outcome = outbox.popleft()
+            if isinstance(outcome, Dropped):
+                self._let_go(outcome.ids)
+            else:
+                self._unsent.append(outcome)
+
+    def _let_go(self, ids: Sequence[str]) -> None:
+        """Have tasks given back that were claimed and will not start here."""
+        for id in ids:
+            self._in_hand.pop(id, None)
+        self._give_back_asked = True
+
+    def _wanted(self, now: float) -> int:
+        """Return how many tasks to claim now."""
+        if self.budget.left == 0:
+            self.lanes.current, self._look_at = [], None
+            return 0
+        if not self.lanes.current and not self._look_is_due(now):
+            return 0
+        if self._suspect_waits or self._alone or self.record.running_for(now) > _LONG:
+            return 0
+        target = 1
+        if self._run_time is not None:
+            target = max(1, min(_MOST, int(_PREFETCH / max(self._run_time, 1e-6))))
+        room = target - self.record.unstarted
+        # A claim should be worth its trip, the more so when it needs one of its own.
+        return room if room * (4 if self._unsent else 2) > target else 0
+
+    def _look_is_due(self, now: float) -> bool:
+        return now >= self._next_look()
+
+    def _next_look(self) -> float:
+        """Return when to look for lanes next; with floors, looks have a budget."""
+        if self._look_at is None:
+            return float("inf")
+        return max(self._look_at, self.lanes.next_full_look())
+
+    def _round_trip(self, wanted: int, now: float) -> None:
+        """Send outcomes, the next claim and a look for lanes; on trouble the outcomes alone."""
+        connection = self._connect()
+        wanted = self.budget.take(wanted)
+        claiming = looking = None
+        sent = self._unsent
+        try:
+            with connection.pipeline():
+                self._send_reports(connection, now)
+                cursors = store.send(connection, sent)
+                if wanted and self.lanes.current:
+                    claiming = self._send_claim(connection, wanted, now)
+                if wanted and not self._is_guess and self._look_is_due(now):
+                    looking = claim.find_lanes(connection)
+        except psycopg.Error as error:
+            self.budget.put_back(wanted)
+            if connection.closed:
+                raise
+            self._store_alone(connection, error)
+            return
+        self._is_guess = False
+        self._stored(connection, sum(cursor.rowcount for cursor in cursors))
+        if wanted:
+            self._take(claiming, looking, wanted, now)
+
+    # --- outcomes --------------------------------------------------------------------------------
+
+    def _store_alone(self, connection: db.Connection, error: psycopg.Error) -> None:
+        """After an error: outcomes without a claim behind them; the claim's turn comes again."""
+        db.roll_back(connection)
+        self._forget_claim()
+        if self._unsent:
+            self._stored(connection, store.store(connection, self._unsent, self.worker_id))
+        elif isinstance(error, psycopg.OperationalError):
+            raise error
+        else:
+            worker_log.error("A claim failed and is tried again: %s", store.brief(error))
+            self._read_orders(_PAUSE_LAST)
+
+    def _stored(self, connection: db.Connection, matched: int) -> None:
+        """Forget the outcomes that were sent; account for those that matched nothing."""
+        sent, self._unsent = self._unsent, []
+        if not sent:
+            return
+        self._measure(sent)
+        self.lines.write(sent, self._in_hand)
+        for outcome in sent:
+            self._in_hand.pop(outcome.id, None)
+        if self._alone is not None and self._alone not in self._in_hand:
+            self._alone, self._look_at = None, 0.0
+        if matched < len(sent):
+            store.report_late(connection, sent)
+
+    def _measure(self, sent: Sequence[Outcome]) -> None:
+        """Learn how long tasks run."""
+        times = [o.ended - o.began for o in sent if isinstance(o, Completed | Failed | Retrying)]
+        if times:
+            mean = sum(times) / len(times)
+            self._run_time = mean if self._run_time is None else (self._run_time + mean) / 2
+
+    # --- claims ----------------------------------------------------------------------------------
+
+    def _send_claim(self, connection: db.Connection, wanted: int, now: float) -> _Claiming:
+        self.record.say_idle(False)
+        lanes = self.lanes.in_turn()
+        full = self.lanes.may_look_fully(now)
+        token = str(uuid4())
+        epoch = self.record.announce(token)
+        cursor = claim.claim(
+            connection,
+            worker_id=self.worker_id,
+            token=token,
+            lanes=lanes,
+            floors=self.lanes.floors(lanes, full=full),
+            limit=wanted,
+        )
+        return _Claiming(token, epoch, lanes, full, cursor)
+
+    def _take(
+        self, claiming: _Claiming | None, looking: db.Cursor | None, wanted: int, now: float
+    ) -> None:
+        """Hand claimed tasks to the main thread, and decide where and when to look for more."""
+        count = self._hand_over(claiming, now) if claiming is not None else 0
+        self.budget.put_back(wanted - count)
+        if looking is not None:
+            self.lanes.found(claim.found_lanes(looking))
+            self._after_look(claiming, count)
+        elif count < wanted:
+            # Nothing is left in these lanes, below the floors perhaps; others may have come.
+            self.lanes.current = []
+            self._look_at = 0.0
+        elif self._look_at is None:
+            self._look_at = now + _LOOK_EVERY
+        if count == wanted and (looking is not None or self._was_hinted):
+            self._was_hinted = False
+            self._ring()  # there may be more than one child can take
+
+    def _hand_over(self, claiming: _Claiming, now: float) -> int:
+        """Pass claimed rows to the main thread; return how many there were."""
+        rows, seconds = claim.claimed_rows(claiming.cursor, claiming.token, claiming.lanes)
+        if self.lanes.learn(rows, seconds) and claiming.full:
+            self.lanes.looked_fully(time.monotonic() - now)
+        ids = [row.id for row in rows]
+        if not self.record.accept(claiming.epoch, ids):
+            self._let_go([])  # they were taken from us while the answer was under way
+            return 0
+        if rows:
+            self._in_hand.update(zip(ids, rows, strict=True))
+            self.inbox.put(Batch(claiming.epoch, rows))
+        return len(rows)
+
+    def _after_look(self, claiming: _Claiming | None, count: int) -> None:
+        """Decide when to look for lanes next."""
+        now = time.monotonic()
+        if self.lanes.current:
+            tried = claiming is not None and set(claiming.lanes).issuperset(self.lanes.current)
+            others_hold_them = tried and count == 0
+            self._look_at = now + (_LOOK_BEHIND_OTHERS if others_hold_them else _LOOK_EVERY)
+            if others_hold_them:
+                self.lanes.current = []
+        elif self._was_hinted:
+            self._was_hinted = False
+            self._look_at = now + _LOOK_ONCE_MORE
+        else:
+            self._look_at = None
+
+    def _take_suspect(self) -> None:
+        """Claim one task that has crashed twice; nothing else is claimed until it has ended."""
+        self._suspect_waits = False
+        self._look_at = 0.0
+        connection = self._connect()
+        queues = [q for q in claim.suspect_queues(connection) if self.lanes.choice.serves(q)]
+        if not queues or not self.budget.take(1):
+            return
+        self.record.say_idle(False)
+        token = str(uuid4())
+        epoch = self.record.announce(token)
+        rows = claim.claim_suspect(
+            connection, worker_id=self.worker_id, token=token, queues=queues
+        )
+        if rows and self.record.accept(epoch, [rows[0].id]):
+            self._alone = rows[0].id
+            self._in_hand[rows[0].id] = rows[0]
+            self.inbox.put(Batch(epoch, rows))
+        else:
+            self.budget.put_back(1)
+            self._forget_claim()
+
+    def _ring(self) -> None:
+        """Wake the supervisor: another child may find work too, or this one is idle."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.bell, b"r")
+
+    # --- giving back -----------------------------------------------------------------------------
+
+    def _sweep_is_due(self, now: float) -> bool:
+        if self._give_back_asked:
+            return True
+        return now >= self._sweep_at and (bool(self._in_hand) or now < self._sweep_soon_until)
+
+    def _sweep(self, now: float) -> None:
+        """Give back what the database holds for us and we do not have: a lost answer, a drop."""
+        count = rescue.give_back(self._connect(), self.worker_id, kept=list(self._in_hand))
+        self._give_back_asked = False
+        self._sweep_at = now + (_SWEEP_SOON if now < self._sweep_soon_until else _SWEEP)
+        if count:
+            worker_log.info("Child %d gave %d task(s) back.", self.slot, count)
+
+    def _put_down(self) -> bool:
+        """Stop: give back what has not started; True when nothing is left to do."""
+        if self.record.unstarted:
+            held = self.record.take_unstarted()
+            if held is not None:
+                self.budget.put_back(len(held.unstarted))
+                self._let_go(held.unstarted)
+        if self._main_ended and not self.outbox and not self._unsent:
+            rescue.give_back(self._connect(), self.worker_id, kept=[])
+            return True
+        return False
+
+    def _forget_claim(self) -> None:
+        """Give up on a claim under way; if it succeeds all the same, the sweep finds its rows."""
+        if self.record.has_claim_under_way:
+            self.record.accept(self.record.epoch, [])
+            self._give_back_asked = True
+        self._look_at = 0.0
+
+    # --- reports ---------------------------------------------------------------------------------
+
+    def _reports_are_due(self, now: float) -> bool:
+        return bool(self._reports) and now >= self._reported_at + _REPORT_EVERY
+
+    def _send_reports(self, connection: db.Connection, now: float) -> None:
+        """Send progress ahead of the outcomes, which take the last of it along."""
+        if self._reports:
+            reports, self._reports = self._reports, {}
+            self._reported_at = now
+            finish.report_progress(connection, list(reports.values()))
+
+    # --- waiting and waking ----------------------------------------------------------------------
+
+    def _wait(self, now: float) -> None:
+        """Sleep until there is an outcome, an order, or something is due."""
+        self.is_waiting = True
+        if not self.outbox and not self._main_ended:
+            idle = not self._in_hand and not self.lanes.current and self._look_at is None
+            if idle and not self.record.is_idle:
+                self.record.say_idle(True)
+                self._ring()
+            self._read_orders(self._sleep_for(now))
+        elif self._main_ended and self.stopping:
+            self._read_orders(0.01)
+        self.is_waiting = False
+
+    def _sleep_for(self, now: float) -> float | None:
+        moments = []
+        if self._look_at is not None:
+            moments.append(max(self._next_look(), now + 0.001))
+        if self._reports:
+            moments.append(self._reported_at + _REPORT_EVERY)
+        if self._in_hand:
+            moments.append(now + 0.5)  # tick: the supervisor watches the feeder of a busy child
+        elif now < self._sweep_soon_until:
+            moments.append(self._sweep_at)
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _read_orders(self, seconds: float | None) -> None:
+        """Sleep until somebody wakes us, and obey."""
+        readable, _, _ = select.select([self._nudge_read, self.orders], [], [], seconds)
+        for end in readable:
+            received = os.read(end, 4096).decode()
+            for order in received:
+                self._obey(order)
+
+    def _obey(self, order: str) -> None:
+        match order:
+            case "w" | "h":  # there is work; or: somebody has just enqueued
+                self.record.say_idle(False)
+                self._was_hinted = self._was_hinted or order == "h"
+                self._look_at = 0.0
+                if not self.lanes.current:
+                    # Most often a task comes where others came before: claim there at once.
+                    self.lanes.current = self.lanes.last
+                    self._is_guess = bool(self.lanes.last)
+            case "x":  # a suspect waits
+                self._suspect_waits = True
+            case "s":  # stop
+                if not self.stopping:
+                    self.stopping = True
+                    self.inbox.put(None)
+
+    # --- the connection --------------------------------------------------------------------------
+
+    def _connect(self) -> db.Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = db.worker_connection(
+                self.options.database, name=f"taskworker child {self.slot}"
+            )
+            if self._pause > _PAUSE_FIRST:
+                worker_log.info("Child %d: the database answers again.", self.slot)
+            now = time.monotonic()
+            self._pause = _PAUSE_FIRST
+            self._sweep_at, self._sweep_soon_until = now, now + _SWEEP_SOON_FOR
+            self.lanes.forget_floors()
+        return self._connection
+
+    def _rest(self, error: psycopg.OperationalError) -> None:
+        """Pause after trouble with the database; outcomes are kept, the running task runs on."""
+        self._forget_claim()
+        if self._connection is not None:
+            self._connection.close()
+        worker_log.warning("Child %d: %s; trying again.", self.slot, store.brief(error))
+        self.record.tick()
+        self._read_orders(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(self._pause * 2, _PAUSE_LAST)
+
+
+class _Claiming(NamedTuple):
+    """A claim under way."""
+
+    token: str
+    epoch: int
+    lanes: list[Lane]
+    full: bool
+    cursor: db.Cursor

@@ -1,0 +1,100 @@
+"""The supervisor's side of the nursery: start it, order forks, hear what happens to children."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from django.conf import settings
+from django.db import connections
+
+from django_taskq.worker.nursery import DATABASE_NAMES
+
+
+class NurseryFailed(Exception):
+    """The project could not be loaded; the message is the traceback."""
+
+
+class Nursery:
+    """A nursery process, and a socket to it."""
+
+    def __init__(self, keep: list[int]) -> None:
+        """Start the nursery; it and its children inherit the file descriptors `keep`.
+
+        Called by the main thread only: the nursery dies with the thread that started it.
+        """
+        self.socket, theirs = socket.socketpair()
+        environment = {
+            **os.environ,
+            # The project is found as this process found it, from whatever directory.
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
+            DATABASE_NAMES: json.dumps(
+                {alias: str(connections[alias].settings_dict["NAME"]) for alias in connections}
+            ),
+        }
+        module = "from django_taskq.worker.nursery import main; import sys; "
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                module + "main(int(sys.argv[1]), int(sys.argv[2]))",
+                str(theirs.fileno()),
+                str(os.getpid()),
+            ],
+            pass_fds=[theirs.fileno(), *keep],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._buffer = b""
+
+    def wait_until_ready(self, stop: Any) -> list[str] | None:
+        """Return the names of threads that the project has started, once it is loaded.
+
+        Return None if `stop` (a socket) becomes readable first. Raise NurseryFailed.
+        """
+        while True:
+            readable, _, _ = select.select([self.socket, stop], [], [])
+            if stop in readable:
+                return None
+            for message in self.messages():
+                if "failed" in message:
+                    raise NurseryFailed(message["failed"])
+                if "ready" in message:
+                    return list(message["threads"])
+                if "lost" in message:
+                    code = self.process.wait()
+                    raise NurseryFailed(f"The nursery ended with {code} before it was ready.")
+
+    def fork(self, order: dict[str, Any]) -> None:
+        """Ask for a child; `started` will follow."""
+        self.socket.sendall(json.dumps({"fork": order}).encode() + b"\n")
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Read what the nursery says; {"lost": True} when it is gone."""
+        try:
+            received = self.socket.recv(65536)
+        except ConnectionError:
+            received = b""
+        if not received:
+            yield {"lost": True}
+            return
+        *lines, self._buffer = (self._buffer + received).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+    def close(self) -> None:
+        """End the nursery, and its children with it; wait until it is gone."""
+        self.socket.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

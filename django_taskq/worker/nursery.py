@@ -1,0 +1,194 @@
+"""A fork server: loads the project once, forks children, waits for them, reports each death.
+
+Single-threaded, started by the supervisor's main thread. Children start in a millisecond and share
+the memory of all that was loaded. It talks JSON lines over a socket: it says `ready` or `failed`
+once, then `started` and `died`; it is told `fork`. When the socket ends, so does everything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from typing import Any
+
+# Passed by the supervisor: its settings of DATABASES (a test database's name, say) may differ from
+# what the settings module says.
+DATABASE_NAMES = "DJANGO_TASKQ_DATABASE_NAMES"
+
+
+def main(fd: int, parent: int) -> None:
+    """Run the nursery of the supervisor with process id `parent`."""
+    die_with(parent)
+    # Ctrl+C reaches the whole group of the terminal: only the supervisor tells others to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    supervisor = socket.socket(fileno=fd)
+    try:
+        threads = load_project()
+    except BaseException:
+        _say(supervisor, failed=traceback.format_exc())
+        return
+    _say(supervisor, ready=os.getpid(), threads=threads)
+    _Nursery(supervisor).run()
+
+
+def load_project() -> list[str]:
+    """Load settings, apps and tasks; leave no connection open. Return the names of threads."""
+    import django
+    from django.conf import settings
+
+    names = json.loads(os.environ.get(DATABASE_NAMES, "{}"))
+    for alias, name in names.items():
+        if alias in settings.DATABASES:
+            settings.DATABASES[alias]["NAME"] = name
+    django.setup()
+
+    from django_taskq import db, registry
+
+    failures = [f for f in registry.discover() if not f.is_foreign]
+    if failures:
+        raise ImportError("\n".join(f"{f.module} ({f.app}):\n{f.traceback}" for f in failures))
+    # Imported here once instead of in every child.
+    import django_taskq.worker.child  # noqa: F401
+
+    db.switch_pools_off()
+    db.close_everything()
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to, and so copy, every page of it
+    return [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+
+
+def die_with(parent: int) -> None:
+    """Let this process be killed when its parent dies, at once (Linux; elsewhere see `lifeline`)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class _Nursery:
+    def __init__(self, supervisor: socket.socket) -> None:
+        self.supervisor = supervisor
+        self.children: dict[int, int] = {}  # pid -> slot
+        # SIGCHLD wakes the select below.
+        self.wake_read, wake_write = socket.socketpair()
+        for end in (self.wake_read, wake_write):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        self.wake_write = wake_write
+        # Children hold the read end: where there is no PDEATHSIG, its end of file ends them.
+        self.lifeline = os.pipe()
+        self.buffer = b""
+
+    def run(self) -> None:
+        """Fork when told, report deaths, until the supervisor is gone."""
+        while True:
+            readable, _, _ = select.select([self.supervisor, self.wake_read], [], [])
+            if self.wake_read in readable:
+                _drain(self.wake_read)
+                self.reap()
+            if self.supervisor in readable and not self.obey():
+                self.end()
+                return
+
+    def obey(self) -> bool:
+        """Read orders; False when the supervisor is gone."""
+        try:
+            received = self.supervisor.recv(65536)
+        except ConnectionError:
+            return False
+        if not received:
+            return False
+        *lines, self.buffer = (self.buffer + received).split(b"\n")
+        for line in lines:
+            self.fork(json.loads(line)["fork"])
+        return True
+
+    def fork(self, order: dict[str, Any]) -> None:
+        nursery = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self.become_child(nursery, order)
+        self.children[pid] = order["slot"]
+        _say(self.supervisor, started=pid, slot=order["slot"])
+
+    def become_child(self, nursery: int, order: dict[str, Any]) -> None:
+        """Run a child in this freshly forked process, and end it."""
+        code = 1
+        try:
+            die_with(nursery)
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self.supervisor.close()
+            self.wake_read.close()
+            self.wake_write.close()
+            os.close(self.lifeline[1])
+            if sys.platform != "linux":
+                threading.Thread(target=_end_with, args=[self.lifeline[0]], daemon=True).start()
+            from django_taskq.worker.child import run_child
+
+            code = run_child(order)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def reap(self) -> None:
+        for pid in list(self.children):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped:
+                slot = self.children.pop(pid)
+                code = os.waitstatus_to_exitcode(status)
+                _say(self.supervisor, died=pid, slot=slot, status=code)
+
+    def end(self) -> None:
+        for pid in self.children:
+            kill_group(pid)
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child and whatever its task has started."""
+    for kill in (os.killpg, os.kill):  # the group may not exist yet in a child just forked
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _end_with(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+def _say(supervisor: socket.socket, **message: Any) -> None:
+    try:
+        supervisor.sendall(json.dumps(message).encode() + b"\n")
+    except (BrokenPipeError, ConnectionError):
+        os._exit(1)
+
+
+def _drain(end: socket.socket) -> None:
+    try:
+        while end.recv(4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

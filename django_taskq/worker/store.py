@@ -1,0 +1,115 @@
+"""Store outcomes: a statement per kind; when the database refuses one, find out which."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, assert_never
+
+import psycopg
+
+from django_taskq.db import Connection, Cursor, roll_back
+from django_taskq.events import worker_log
+from django_taskq.exceptions import UnstorableResult
+from django_taskq.outcomes import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    Outcome,
+    Parked,
+    Retrying,
+    Snoozed,
+)
+from django_taskq.serialization import class_path, error_record
+from django_taskq.transitions import finish
+
+# One statement per kind of outcome.
+_STATEMENTS: dict[type, Callable[[Connection, Any], Cursor]] = {
+    Completed: finish.complete,
+    Retrying: finish.retry,
+    Snoozed: finish.snooze,
+    Failed: finish.fail,
+    Cancelled: finish.cancel,
+    Expired: finish.expire,
+    Parked: finish.park,
+}
+
+
+def send(connection: Connection, outcomes: Sequence[Outcome]) -> list[Cursor]:
+    """Send outcomes, each kind in one statement; their row counts say how many were still ours."""
+    kinds: dict[type, list[Outcome]] = {}
+    for outcome in outcomes:
+        kinds.setdefault(type(outcome), []).append(outcome)
+    return [_STATEMENTS[kind](connection, alike) for kind, alike in kinds.items()]
+
+
+def store(connection: Connection, outcomes: Sequence[Outcome], worker_id: str) -> int:
+    """Store outcomes without anything else; return how many were still ours.
+
+    If the database refuses one of them, it ends FAILED and the others are stored.
+    """
+    try:
+        with connection.pipeline():
+            cursors = send(connection, outcomes)
+        return sum(cursor.rowcount for cursor in cursors)
+    except psycopg.OperationalError:  # a lost connection, a lock that could not be had
+        raise
+    except psycopg.Error:
+        roll_back(connection)
+        return sum(_store_alone(connection, outcome, worker_id) for outcome in outcomes)
+
+
+def _store_alone(connection: Connection, outcome: Outcome, worker_id: str) -> int:
+    try:
+        match outcome:
+            case Completed():
+                return finish.complete_anyway(connection, outcome).rowcount
+            case Failed():
+                return finish.fail_anyway(connection, outcome).rowcount
+            case Retrying() | Snoozed() | Cancelled() | Expired() | Parked():
+                return send(connection, [outcome])[0].rowcount
+            case _:
+                assert_never(outcome)
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        roll_back(connection)
+        worker_log.error("What task %s came to cannot be stored: %s", outcome.id, brief(error))
+        return finish.fail_anyway(connection, _refused(outcome, error, worker_id)).rowcount
+
+
+def _refused(outcome: Outcome, error: psycopg.Error, worker_id: str) -> Failed:
+    """Make the outcome of a task whose own outcome the database does not take."""
+    now = time.monotonic()
+    record = error_record(
+        class_path=class_path(UnstorableResult),
+        message=f"PostgreSQL refused what the task came to: {brief(error)}",
+        traceback_text="",
+        attempt=0,
+        worker=worker_id,
+    )
+    return Failed(outcome.id, outcome.claim, record, getattr(outcome, "began", now), now)
+
+
+def report_late(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    """Log the outcomes that matched nothing: their tasks had been rescued and run elsewhere.
+
+    An outcome that was stored, and whose answer was lost, matches nothing either when it is sent
+    again; it is found by its claim and is no loss.
+    """
+    ending = [o for o in outcomes if not isinstance(o, Retrying | Snoozed | Parked)]
+    mine = finish.confirm(connection, [(o.id, o.claim) for o in ending])
+    for outcome in ending:
+        if outcome.id not in mine:
+            worker_log.warning(
+                "The outcome of task %s (%s) came too late and was dropped: the task had been "
+                "taken from this worker.",
+                outcome.id,
+                type(outcome).__name__,
+            )
+
+
+def brief(error: BaseException) -> str:
+    """Return the first line of a database error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
