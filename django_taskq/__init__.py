@@ -1,5 +1,7 @@
 """Background tasks for Django, with PostgreSQL as the only moving part."""
 
+from __future__ import annotations
+
 from django_taskq.exceptions import (
     ArgumentsError,
     Cancel,

@@ -87,7 +87,7 @@ class TaskqBackend(BaseTaskBackend):
         row = NewRow(new_id(), *dump_arguments(own.name, args, kwargs))
         stored = transition.enqueue(self.database, _settled(own), row)
         hint_after_commit(self.database)
-        result = self._new_result(task, own, row.id, args, kwargs, stored)
+        result = self.new_result(task, own, row.id, args, kwargs, stored)
         self._announce([result])
         return result
 
@@ -132,7 +132,7 @@ class TaskqBackend(BaseTaskBackend):
             **results.result_values(row),
         )
 
-    def check(self, **kwargs: Any) -> Iterable[checks.CheckMessage]:
+    def check(self, **kwargs: Any) -> Iterable[checks.CheckMessage]:  # type: ignore[override]
         """Yield what is wrong with this backend's settings."""
         yield from super().check(**kwargs)
         for option in self.options:
@@ -160,7 +160,7 @@ class TaskqBackend(BaseTaskBackend):
             )
         return adopt(task)
 
-    def _new_result(
+    def new_result(
         self,
         task: DjangoTask[..., Any],
         own: Task[..., Any],
@@ -169,6 +169,7 @@ class TaskqBackend(BaseTaskBackend):
         kwargs: Mapping[str, Any],
         stored: transition.Enqueued,
     ) -> TaskResult[Any]:
+        """Make the handle of a task that was just inserted."""
         return TaskResult(
             task=own if isinstance(task, Task) else task,
             id=id,
@@ -206,31 +207,32 @@ class _LazyResults(Sequence[TaskResult[Any]]):
         calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
         stored: transition.Enqueued,
     ) -> None:
-        self._make = lambda place: backend._new_result(
-            task, own, rows[place].id, *calls[place], stored
-        )
+        self._backend, self._task, self._own = backend, task, own
+        self._rows, self._calls, self._stored = rows, calls, stored
         self._made: dict[int, TaskResult[Any]] = {}
-        self._count = len(rows)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[TaskResult[Any]]:
-        return (self[place] for place in range(self._count))
+        return (self[place] for place in range(len(self._rows)))
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
-            return [self[single] for single in range(*place.indices(self._count))]
+            return [self[single] for single in range(*place.indices(len(self._rows)))]
         if place < 0:
-            place += self._count
-        if not 0 <= place < self._count:
+            place += len(self._rows)
+        if not 0 <= place < len(self._rows):
             raise IndexError(place)
         if place not in self._made:
-            self._made[place] = self._make(place)
+            args, kwargs = self._calls[place]
+            self._made[place] = self._backend.new_result(
+                self._task, self._own, self._rows[place].id, args, kwargs, self._stored
+            )
         return self._made[place]
 
     def __repr__(self) -> str:
-        return f"<{self._count} task results>"
+        return f"<{len(self._rows)} task results>"
 
 
 def _settled(task: Task[..., Any]) -> Settled:
@@ -263,9 +265,7 @@ def _shape(func: Any, takes_context: bool) -> tuple[inspect.Signature, int, int]
     return signature, fewest - takes_context, most - takes_context
 
 
-def _check_call(
-    task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
+def _check_call(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise ArgumentsError unless the function takes these arguments."""
     signature, fewest, most = _shape(task.func, task.takes_context)
     if not kwargs and fewest <= len(args) <= most:

@@ -33,8 +33,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value = getattr(self, option.name)
-            wanted = type(option.default)
+            value: Any = getattr(self, option.name)
+            wanted: Any = type(option.default)
             if wanted is float and type(value) is int:
                 continue
             if type(value) is not wanted:
@@ -53,7 +53,7 @@ _WORDS: dict[type, str] = {bool: "True or False", int: "a whole number", float: 
 
 @cache
 def get() -> Settings:
-    """Return the project's settings. Raise ImproperlyConfigured on an unknown key or a bad value."""
+    """Return the project's settings. Raise ImproperlyConfigured on a bad key or value."""
     given: Any = getattr(django_settings, "DJANGO_TASKQ", {})
     if not isinstance(given, dict):
         raise ImproperlyConfigured(f"DJANGO_TASKQ is {given!r}; it takes a dict.")

@@ -49,7 +49,7 @@ def user_connection(alias: str) -> BaseDatabaseWrapper:
             f'django_taskq keeps its tasks in PostgreSQL, but the database "{alias}" is '
             f"{connection.display_name}. Use django.db.backends.postgresql with psycopg 3."
         )
-    return cast("BaseDatabaseWrapper", connection)
+    return connection
 
 
 def worker_connection(alias: str, *, name: str) -> Connection:
@@ -134,10 +134,9 @@ class UserConnections:
         connection.run_on_commit = []
         if connection.connection is None:
             self._opened.pop(connection, None)
-        elif not _is_fresh(connection):
-            _close(connection)
-            self._opened.pop(connection, None)
-        elif time.monotonic() - self._opened[connection] > self._age_limit(connection):
+        elif not _is_fresh(connection) or time.monotonic() - self._opened[
+            connection
+        ] > self._age_limit(connection):
             _close(connection)
             self._opened.pop(connection, None)
 
@@ -152,6 +151,11 @@ def close_everything() -> None:
         close_pool = getattr(connection, "close_pool", None)
         if close_pool is not None:
             close_pool()
+
+
+def database_names() -> dict[str, str]:
+    """Return the name of each alias' database as this process uses it: a test database, say."""
+    return {alias: str(connections[alias].settings_dict["NAME"]) for alias in connections}
 
 
 def switch_pools_off() -> None:

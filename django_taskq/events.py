@@ -1,4 +1,4 @@
-"""Say what happens: Django's signals where somebody listens, and one place that writes log lines."""
+"""Say what happens: who listens to Django's signals, and the loggers with their fields."""
 
 from __future__ import annotations
 

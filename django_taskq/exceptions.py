@@ -80,7 +80,7 @@ class HardTimeLimit(TaskqError, TimeoutError):
     """The task had run for its `timeout`, and its process was killed."""
 
 
-class TaskControl(Exception):  # noqa: N818  (control flow, not an error)
+class TaskControl(Exception):
     """The base of what a task raises to say how it goes on."""
 
 

@@ -63,8 +63,8 @@ def get(key: str) -> DjangoTask[..., Any] | None:
     return _tasks.get(key)
 
 
-def keys() -> list[str]:
-    """Return all keys, sorted."""
+def names() -> list[str]:
+    """Return the names of all tasks, sorted."""
     return sorted(_tasks)
 
 

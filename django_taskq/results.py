@@ -56,7 +56,7 @@ _LAST_LOOK = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptError(TaskError):
+class AttemptError(TaskError):  # type: ignore[misc]  # the stub is not frozen
     """A failed attempt: Django's TaskError, and who ran it when."""
 
     message: str = ""

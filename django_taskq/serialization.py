@@ -26,9 +26,7 @@ _MAX_DEPTH = 64
 _MAX_TRACEBACK = 16 * 1024
 
 
-def dump_arguments(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[str, str]:
+def dump_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str]:
     """Return args and kwargs as JSON text.
 
     Raise ArgumentsError for what is not JSON, PayloadTooLarge beyond PAYLOAD_LIMIT bytes.

@@ -50,7 +50,7 @@ MAX_NAME = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskContext(BaseTaskContext):
+class TaskContext(BaseTaskContext):  # type: ignore[misc]  # the stub is not frozen
     """What a task with `takes_context=True` is told about itself, and may tell others.
 
     Nothing in it touches the database, so it works in `async def` tasks too.
@@ -63,7 +63,7 @@ class TaskContext(BaseTaskContext):
     @property
     def attempt(self) -> int:
         """Return the number of this attempt; the first is 1."""
-        return cast(int, self.task_result.attempts)
+        return self.task_result.attempts
 
     @property
     def max_attempts(self) -> int:
@@ -174,7 +174,7 @@ class Task(BaseTask[P, R], Generic[P, R]):
 
         return await sync_to_async(self.enqueue_many)(calls)
 
-    def using(  # type: ignore[override]  # Django's has four of these
+    def using(
         self,
         *,
         priority: int | None = None,
@@ -225,14 +225,14 @@ class Task(BaseTask[P, R], Generic[P, R]):
 
     def call(self, *args: Any, **kwargs: Any) -> R:
         """Run the function, an `async def` one too; as Django's backends do."""
-        return cast(R, super().call(*_own_context(self, args), **kwargs))
+        return super().call(*_own_context(self, args), **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> R:
         """See call()."""
-        return cast(R, await super().acall(*_own_context(self, args), **kwargs))
+        return await super().acall(*_own_context(self, args), **kwargs)
 
     def get_backend(self) -> Any:
-        """Return the backend; without a TASKS setting ours, where Django would run tasks at once."""
+        """Return the backend; without a TASKS setting ours, where Django would run at once."""
         if self.backend == "default" and not has_tasks_setting():
             return implicit_backend()
         return task_backends[self.backend]

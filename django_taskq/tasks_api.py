@@ -107,7 +107,8 @@ DJANGO_LOG_RECEIVERS = 1
 
 def has_tasks_setting() -> bool:
     """Say whether the project has a TASKS setting of its own."""
-    return bool(settings.is_overridden("TASKS"))
+    # A method of LazySettings' wrapped object, which the stubs do not know.
+    return bool(settings.is_overridden("TASKS"))  # type: ignore[misc]
 
 
 __all__ = [

@@ -231,9 +231,7 @@ def claim_suspect(
 _IN_ORDER = itemgetter(6, 0)  # run_after, id
 
 
-def claimed_rows(
-    cursor: Cursor, token: str, lanes: Sequence[Lane]
-) -> tuple[list[Claimed], float]:
+def claimed_rows(cursor: Cursor, token: str, lanes: Sequence[Lane]) -> tuple[list[Claimed], float]:
     """Read claimed rows in the order in which they should run: RETURNING has none.
 
     Return also how many seconds it took to find and lock them: the first row that is updated tells.
@@ -246,4 +244,4 @@ def claimed_rows(
     if len(lanes) > 1:
         places = {lane: place for place, lane in enumerate(lanes)}
         rows.sort(key=lambda row: places[Lane(row[2], row[3])])
-    return [Claimed(*row[:-1], token) for row in rows], seconds
+    return [Claimed._make((*row[:-1], token)) for row in rows], seconds

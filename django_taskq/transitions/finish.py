@@ -1,9 +1,9 @@
 """complete, retry, snooze, fail, cancel, expire, park: what a running task can come to.
 
-Batches of outcomes, a statement per kind. Each names its rows by id **and claim token**: a task that
-was rescued meanwhile has another token, and the late outcome changes nothing. The status does not
-stand in the WHERE: it would let the planner take a small partial index instead of the primary key
-(measured: 69 µs a row instead of 12).
+Batches of outcomes, a statement per kind. Each names its rows by id **and claim token**: a task
+that was rescued meanwhile has another token, and the late outcome changes nothing. The status does
+not stand in the WHERE: it would let the planner take a small partial index instead of the primary
+key (measured: 69 µs a row instead of 12).
 
 Moments arrive as seconds ago, because a process knows durations and only the database tells time.
 """
@@ -56,7 +56,7 @@ FROM gone
 
 def complete(connection: Connection, outcomes: Sequence[Completed]) -> Cursor:
     """Store return values; the cursor's row count says how many tasks were still ours."""
-    ids, claims, values, began, ended = zip(*outcomes, strict=True)
+    ids, claims, values, began, ended = map(list, zip(*outcomes, strict=True))
     now = time.monotonic()
     return connection.execute(
         COMPLETE,
@@ -216,9 +216,7 @@ WHERE t.id = m.id AND t.claim = m.claim
 """
 
 
-def report_progress(
-    connection: Connection, reports: Sequence[tuple[str, str, str]]
-) -> Cursor:
+def report_progress(connection: Connection, reports: Sequence[tuple[str, str, str]]) -> Cursor:
     """Store how far running tasks are: (id, claim, JSON text) each."""
     ids, claims, texts = map(list, zip(*reports, strict=True))
     return connection.execute(
@@ -287,6 +285,6 @@ def confirm(connection: Connection, sent: Sequence[tuple[str, str]]) -> set[str]
     """
     if not sent:
         return set()
-    ids, claims = zip(*sent, strict=True)
+    ids, claims = map(list, zip(*sent, strict=True))
     cursor = connection.execute(CONFIRM, {"ids": array(ids), "claims": array(claims)})
     return {row[0] for row in cursor.fetchall()}

@@ -126,4 +126,5 @@ def read_running(connection: Connection, worker_id: str, task_id: str) -> Overdu
     if row is None:
         return None
     now = time.monotonic()
-    return Overdue(*row[:5], began=now - row[5], ended=now)
+    task, claim, attempts, max_attempts, options, seconds = row
+    return Overdue(task, claim, attempts, max_attempts, options, now - seconds, now)

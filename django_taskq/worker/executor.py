@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -193,7 +193,7 @@ class Executor:
     ) -> None:
         result = self._result(row, run, status)
         if status != TaskStatus.RUNNING:
-            object.__setattr__(result, "finished_at", datetime.now(result.enqueued_at.tzinfo))
+            object.__setattr__(result, "finished_at", datetime.now(UTC))
             object.__setattr__(result, "_return_value", value)
         if error is not None:
             result.errors.extend(decode_errors(f"[{error}]"))
@@ -202,12 +202,10 @@ class Executor:
     def _result(self, row: Claimed, run: Run, status: TaskStatus) -> TaskResult[Any]:
         """Build the handle that contexts and signals show."""
         enqueued_at = datetime.fromisoformat(row.enqueued_at)
-        now = datetime.now(enqueued_at.tzinfo)
+        now = datetime.now(UTC)
         errors = decode_errors(row.errors)
         return TaskResult(
-            task=rebuilt(
-                run.task, queue_name=row.queue_name, priority=row.priority, is_copy=True
-            ),
+            task=rebuilt(run.task, queue_name=row.queue_name, priority=row.priority, is_copy=True),
             id=row.id,
             status=TaskResultStatus(status.value),
             row_status=status,
@@ -218,7 +216,7 @@ class Executor:
             args=_loads(row.args),
             kwargs=_loads(row.kwargs),
             backend=run.task.backend,
-            errors=errors,
+            errors=list(errors),
             worker_ids=[*(e.worker for e in errors if e.worker), self.worker_id],
             attempts=row.attempts,
             max_attempts=row.max_attempts or run.task.max_attempts,

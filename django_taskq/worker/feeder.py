@@ -348,9 +348,7 @@ class Feeder(threading.Thread):
         self.record.say_idle(False)
         token = str(uuid4())
         epoch = self.record.announce(token)
-        rows = claim.claim_suspect(
-            connection, worker_id=self.worker_id, token=token, queues=queues
-        )
+        rows = claim.claim_suspect(connection, worker_id=self.worker_id, token=token, queues=queues)
         if rows and self.record.accept(epoch, [rows[0].id]):
             self._alone = rows[0].id
             self._in_hand[rows[0].id] = rows[0]

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
-from django.db import connections
 
+from django_taskq.db import database_names
 from django_taskq.worker.nursery import DATABASE_NAMES
 
 
@@ -35,9 +35,7 @@ class Nursery:
             # The project is found as this process found it, from whatever directory.
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
-            DATABASE_NAMES: json.dumps(
-                {alias: str(connections[alias].settings_dict["NAME"]) for alias in connections}
-            ),
+            DATABASE_NAMES: json.dumps(database_names()),
         }
         module = "from django_taskq.worker.nursery import main; import sys; "
         self.process = subprocess.Popen(

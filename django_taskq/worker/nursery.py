@@ -67,7 +67,7 @@ def load_project() -> list[str]:
 
 
 def die_with(parent: int) -> None:
-    """Let this process be killed when its parent dies, at once (Linux; elsewhere see `lifeline`)."""
+    """Have this process killed when its parent dies (Linux; elsewhere see `lifeline`)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

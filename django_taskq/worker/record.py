@@ -104,8 +104,8 @@ class Record:
     def __init__(self, memory: mmap.mmap, base: int, offset: int) -> None:
         view = memoryview(memory)[offset : offset + _SLOT_SIZE]
         self._bytes = view
-        self._words = view[: _TOKEN].cast("q")
-        self._moments = view[: _TOKEN].cast("d")
+        self._words = view[:_TOKEN].cast("q")
+        self._moments = view[:_TOKEN].cast("d")
         self._lock = Mutex(base + offset)
 
     def reset(self) -> None:
@@ -293,8 +293,7 @@ class SharedMemory:
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.budget = Budget(self._memory, base)
         self.records = [
-            Record(self._memory, base, _HEADER_SIZE + slot * _SLOT_SIZE)
-            for slot in range(children)
+            Record(self._memory, base, _HEADER_SIZE + slot * _SLOT_SIZE) for slot in range(children)
         ]
 
     @classmethod

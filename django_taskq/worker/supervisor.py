@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -94,7 +95,7 @@ class Supervisor:
     # --- start -----------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Run until asked to stop, or until there is nothing to do any more; return an exit code."""
+        """Run until asked to stop, or until there is nothing to do; return an exit code."""
         self.signals.install()
         try:
             if not self._wait_for_database() or not self._start_nursery():
@@ -124,7 +125,9 @@ class Supervisor:
                 return True
             except psycopg.OperationalError as error:
                 if time.monotonic() >= deadline:
-                    worker_log.error("No database after %g s: %s", self.options.database_wait, brief(error))
+                    worker_log.error(
+                        "No database after %g s: %s", self.options.database_wait, brief(error)
+                    )
                     self.exit_code = EXIT_NO_DATABASE
                     return False
                 if not told:
@@ -162,7 +165,7 @@ class Supervisor:
             "database": connection.info.dbname,
             "postgresql": f"{major}.{minor}",
             "host": socket.gethostname(),
-            "tasks": len(registry.keys()),
+            "tasks": len(registry.names()),
             "waiting": f"{waiting:,}" + ("+" if waiting >= claim.COUNT_LIMIT else ""),
         }
 
@@ -199,7 +202,7 @@ class Supervisor:
     def _sleep(self, now: float) -> None:
         assert self.nursery is not None
         until = self._wake_at(now)
-        sources: list[object] = [self.signals.wake, self.nursery.socket, self.bell_read]
+        sources: list[Any] = [self.signals.wake, self.nursery.socket, self.bell_read]
         if self._connection is not None and not self._connection.closed:
             sources.append(self._connection)
         readable, _, _ = select.select(sources, [], [], max(0.0, until - time.monotonic()))
@@ -276,7 +279,7 @@ class Supervisor:
                 worker_log.error("Child %d is not known any more; replacing it.", slot.number)
                 kill_group(slot.pid)
         if not self._is_stopping:
-            resumed = operate.resume_known(connection, registry.keys())
+            resumed = operate.resume_known(connection, registry.names())
             if resumed:
                 worker_log.info("Put %d held task(s) back: their name is known now.", resumed)
 
@@ -387,7 +390,7 @@ class Supervisor:
         slot.worker_id, slot.pid, slot.killed_for = "", 0, ""
 
     def _replace_nursery(self) -> None:
-        """The nursery died, and with it its children: they are gone before anything else is done."""
+        """The nursery died: its children are gone before anything else is done."""
         assert self.nursery is not None
         worker_log.error("The nursery died; its children die with it, and it is started anew.")
         for slot in self.slots:
@@ -505,9 +508,7 @@ class Supervisor:
 
     def _all_idle(self) -> bool:
         """Say whether every child is up and has nothing in hand."""
-        return all(
-            slot.pid and slot.record.is_ready and slot.record.is_idle for slot in self.slots
-        )
+        return all(slot.pid and slot.record.is_ready and slot.record.is_idle for slot in self.slots)
 
     def _claims(self) -> int:
         return sum(slot.record.claimed for slot in self.slots)

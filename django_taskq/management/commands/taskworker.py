@@ -159,7 +159,7 @@ class Command(BaseCommand):
                 )
             )
         allowed = _allowed_queues()
-        used = {task.queue_name for key in registry.keys() if (task := find(key)) is not None}
+        used = {task.queue_name for key in registry.names() if (task := find(key)) is not None}
         for pattern in (*options.queues, *options.excluded):
             if any(fnmatchcase(queue, pattern) for queue in allowed or used):
                 continue
@@ -170,7 +170,9 @@ class Command(BaseCommand):
                     f"{', '.join(sorted(allowed))}."
                 )
             self.stderr.write(
-                self.style.WARNING(f'No registered task uses a queue that matches "{pattern}".{near}')
+                self.style.WARNING(
+                    f'No registered task uses a queue that matches "{pattern}".{near}'
+                )
             )
 
     def _say(self, text: str) -> None:

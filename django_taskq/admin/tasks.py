@@ -1,0 +1,132 @@
+"""Unfinished and finished tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from django_taskq.admin.base import ReadOnlyAdmin, preformatted
+from django_taskq.models import FinishedTask, LiveTask
+from django_taskq.models.tasks import TaskRow
+from django_taskq.statuses import TaskStatus
+
+_WHAT = ("id", "task", "status", "queue_name", "priority", "shown_args", "shown_kwargs")
+
+
+class TaskAdmin(ReadOnlyAdmin):
+    """What the pages of both tables share."""
+
+    list_filter = ("status",)
+    search_fields = ("=id",)
+    search_help_text = _("The id of a task")
+
+    @admin.display(description=_("status"))
+    def shown_status(self, row: Any) -> str:
+        return str(TaskStatus(row.status).label)
+
+    @admin.display(description=_("arguments"))
+    def shown_args(self, row: TaskRow) -> SafeString:
+        return preformatted(row.args)
+
+    @admin.display(description=_("keyword arguments"))
+    def shown_kwargs(self, row: TaskRow) -> SafeString:
+        return preformatted(row.kwargs)
+
+    @admin.display(description=_("attempts"))
+    def shown_attempts(self, row: TaskRow) -> str:
+        return f"{row.attempts} / {row.max_attempts or '–'}"
+
+    @admin.display(description=_("progress"))
+    def shown_progress(self, row: TaskRow) -> str:
+        if not row.progress:
+            return "–"
+        done, total = row.progress.get("done"), row.progress.get("total")
+        counted = f"{done} / {total}" if total else f"{done}"
+        return f"{counted} {row.progress.get('message') or ''}".strip()
+
+    @admin.display(description=_("errors"))
+    def shown_errors(self, row: TaskRow) -> SafeString | str:
+        """Show each failed attempt, the last one first."""
+        return (
+            format_html_join(
+                "",
+                "<details{}><summary>{} · {} · {}</summary>"
+                '<pre style="white-space: pre-wrap">{}</pre></details>',
+                (
+                    (
+                        format_html(" open") if place == 0 else "",
+                        error.get("exception_class_path", ""),
+                        error.get("message", ""),
+                        error.get("finished_at", ""),
+                        error.get("traceback", ""),
+                    )
+                    for place, error in enumerate(reversed(row.errors))
+                ),
+            )
+            or "–"
+        )
+
+
+@admin.register(LiveTask)
+class LiveTaskAdmin(TaskAdmin):
+    """Tasks that wait or run."""
+
+    list_display = (
+        "id",
+        "task",
+        "shown_status",
+        "queue_name",
+        "priority",
+        "run_after",
+        "shown_attempts",
+        "shown_progress",
+    )
+    # By primary key, which is by time: an index gives it.
+    ordering = ("-id",)
+    fieldsets = (
+        (None, {"fields": _WHAT}),
+        (
+            _("When"),
+            {"fields": ("enqueued_at", "run_after", "expires_at", "started_at", "held_for")},
+        ),
+        (_("How it goes"), {"fields": ("shown_attempts", "crashes", "shown_progress")}),
+        (_("Who runs it"), {"fields": ("worker_id", "claim")}),
+        (_("What went wrong"), {"fields": ("shown_errors",)}),
+    )
+
+
+@admin.register(FinishedTask)
+class FinishedTaskAdmin(TaskAdmin):
+    """Tasks that have ended."""
+
+    list_display = (
+        "id",
+        "task",
+        "shown_status",
+        "queue_name",
+        "finished_at",
+        "shown_attempts",
+        "run_time",
+    )
+    ordering = ("-finished_at",)
+    fieldsets = (
+        (None, {"fields": (*_WHAT, "shown_return_value")}),
+        (_("When"), {"fields": ("enqueued_at", "started_at", "finished_at", "run_time")}),
+        (_("How it went"), {"fields": ("shown_attempts", "crashes", "shown_progress")}),
+        (_("Who ran it"), {"fields": ("worker_id", "claim")}),
+        (_("What went wrong"), {"fields": ("shown_errors",)}),
+    )
+
+    @admin.display(description=_("return value"))
+    def shown_return_value(self, row: FinishedTask) -> SafeString:
+        return preformatted(row.return_value)
+
+    @admin.display(description=_("run time"))
+    def run_time(self, row: FinishedTask) -> str:
+        if row.started_at is None:
+            return "–"
+        return f"{(row.finished_at - row.started_at).total_seconds():.3f} s"
