@@ -21,6 +21,10 @@ class NurseryFailed(Exception):
     """The project could not be loaded; the message is the traceback."""
 
 
+class NurseryDied(NurseryFailed):
+    """The nursery was killed before it was ready."""
+
+
 class Nursery:
     """A nursery process, and a socket to it."""
 
@@ -69,7 +73,7 @@ class Nursery:
                     return list(message["threads"])
                 if "lost" in message:
                     code = self.process.wait()
-                    raise NurseryFailed(f"The nursery ended with {code} before it was ready.")
+                    raise NurseryDied(f"The nursery ended with {code} before it was ready")
 
     def fork(self, order: dict[str, Any]) -> None:
         """Ask for a child; `started` will follow."""

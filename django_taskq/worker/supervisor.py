@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from django_taskq.transitions import claim, operate, presence
 from django_taskq.transitions.enqueue import CHANNEL
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.console import banner
-from django_taskq.worker.fork import Nursery
+from django_taskq.worker.fork import Nursery, NurseryDied
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.nursery import kill_group
 from django_taskq.worker.options import WorkerOptions
@@ -39,6 +40,8 @@ _STUCK = 1.0
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
 # A child that died this soon after its start is replaced after a pause.
 _TOO_SOON, _FORK_PAUSE = 1.0, 1.0
+# A nursery that is killed before it is ready (for its memory, say) is started so often in all.
+_NURSERY_STARTS = 5
 
 EXIT_OK, EXIT_ERROR, EXIT_NO_DATABASE = 0, 1, 75
 
@@ -90,7 +93,7 @@ class Supervisor:
         self._connect_at = 0.0
         self._pause = _PAUSE_FIRST
         self._tick_at = self._beat_at = 0.0
-        self._burst_claims = -1
+        self._has_arrived = False
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -100,8 +103,6 @@ class Supervisor:
         try:
             if not self._wait_for_database() or not self._start_nursery():
                 return self.exit_code
-            self._arrive()
-            self.say(banner(self.options, self._facts()))
             while not self._is_over():
                 self._loop()
             return self.exit_code
@@ -145,8 +146,17 @@ class Supervisor:
     def _start_nursery(self) -> bool:
         """Start the nursery; False if a stop was asked for first. Raise NurseryFailed."""
         keep = [self.memory.fd, self.bell_write, *(slot.read for slot in self.slots)]
-        self.nursery = Nursery(keep)
-        threads = self.nursery.wait_until_ready(self.signals.wake)
+        for attempt in count(1):
+            self.nursery = Nursery(keep)
+            try:
+                threads = self.nursery.wait_until_ready(self.signals.wake)
+                break
+            except NurseryDied as death:
+                self.nursery.close()
+                if attempt == _NURSERY_STARTS:
+                    raise
+                worker_log.error("%s; starting it anew.", death)
+                select.select([self.signals.wake], [], [], _FORK_PAUSE)
         if threads is None:
             return False
         if threads:
@@ -156,8 +166,7 @@ class Supervisor:
             )
         return True
 
-    def _facts(self) -> dict[str, object]:
-        connection = self._connect()
+    def _facts(self, connection: db.Connection) -> dict[str, object]:
         major, minor = divmod(connection.info.server_version, 10_000)
         waiting = claim.count_waiting(connection)
         return {
@@ -169,9 +178,11 @@ class Supervisor:
             "waiting": f"{waiting:,}" + ("+" if waiting >= claim.COUNT_LIMIT else ""),
         }
 
-    def _arrive(self) -> None:
+    def _arrive(self, connection: db.Connection) -> None:
+        """Make this worker known, and say so."""
+        text = banner(self.options, self._facts(connection))
         presence.arrive(
-            self._connect(),
+            connection,
             id=self.id,
             kind="SUPERVISOR",
             parent_id=None,
@@ -184,6 +195,8 @@ class Supervisor:
                 "pool": "processes",
             },
         )
+        self._has_arrived = True
+        self.say(text)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -239,6 +252,8 @@ class Supervisor:
         if self._connection is None and now < self._connect_at:
             return
         connection = self._connect()
+        if not self._has_arrived:
+            self._arrive(connection)
         self.aftermath.settle(connection)
         if now >= self._beat_at:
             self._beat_at = now + _BEAT
@@ -312,7 +327,7 @@ class Supervisor:
 
     def _fill_slots(self, now: float) -> None:
         """Order a child for every empty place."""
-        if self._is_stopping or self._connection is None or self.nursery is None:
+        if self._is_stopping or self._connection is None or not self._has_arrived:
             return
         for slot in self.slots:
             if not slot.is_taken and now >= slot.fork_not_before:
