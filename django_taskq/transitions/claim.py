@@ -40,32 +40,33 @@ class Claimed(NamedTuple):
     claim: str
 
 
-# A loose index scan: from lane to lane by one descent each, whatever the lanes hold. `is_due` looks
-# at the head of the lane, which the index gives in order of run_after. Suspects (two crashes) stand
-# in their lanes too, but are claimed alone.
+# A loose index scan: from lane to lane by one descent each, whatever the lanes hold. Each brings the
+# head of its lane along, in the index's order, which mostly answers whether something is due there.
 _LANES = """
-  (SELECT queue_name, priority FROM django_taskq_livetask
+  (SELECT queue_name, priority, run_after, crashes FROM django_taskq_livetask
    WHERE status = 'READY'
-   ORDER BY queue_name, priority DESC LIMIT 1)
+   ORDER BY queue_name, priority DESC, run_after LIMIT 1)
   UNION ALL
-  SELECT next.queue_name, next.priority
+  SELECT next.queue_name, next.priority, next.run_after, next.crashes
   FROM lane CROSS JOIN LATERAL (
-    (SELECT t.queue_name, t.priority FROM django_taskq_livetask AS t
+    (SELECT t.queue_name, t.priority, t.run_after, t.crashes FROM django_taskq_livetask AS t
      WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority < lane.priority
-     ORDER BY t.priority DESC LIMIT 1)
+     ORDER BY t.priority DESC, t.run_after LIMIT 1)
     UNION ALL
-    (SELECT t.queue_name, t.priority FROM django_taskq_livetask AS t
+    (SELECT t.queue_name, t.priority, t.run_after, t.crashes FROM django_taskq_livetask AS t
      WHERE t.status = 'READY' AND t.queue_name > lane.queue_name
-     ORDER BY t.queue_name, t.priority DESC LIMIT 1)
+     ORDER BY t.queue_name, t.priority DESC, t.run_after LIMIT 1)
     LIMIT 1
   ) AS next
 """
 
-_IS_DUE = """
-  EXISTS (
+# Suspects (two crashes) stand in their lanes too, but are claimed alone: behind one at the head, the
+# lane has to be looked through.
+_IS_DUE = """(
+  lane.run_after <= statement_timestamp() AND (lane.crashes < 2 OR EXISTS (
     SELECT FROM django_taskq_livetask AS t
     WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority = lane.priority
-      AND t.run_after <= statement_timestamp() AND t.crashes < 2)
+      AND t.run_after <= statement_timestamp() AND t.crashes < 2)))
 """
 
 FIND_LANES = f"""
@@ -85,26 +86,48 @@ def found_lanes(cursor: Cursor) -> list[Lane]:
     return [Lane(*row) for row in cursor.fetchall()]
 
 
-# What a supervisor asks once a second: where is work, and is a suspect waiting?
+# What a supervisor asks once a second: where is work, when does the next task become due, and is a
+# suspect waiting?
 TICK = f"""
 /* django_taskq:tick */
-WITH RECURSIVE lane AS ({_LANES}),
-due AS (SELECT queue_name, priority FROM lane WHERE {_IS_DUE})
-SELECT due.queue_name, due.priority, suspect.waits
+WITH RECURSIVE lane AS ({_LANES})
+SELECT
+  lane.queue_name,
+  lane.priority,
+  {_IS_DUE} AS is_due,
+  extract(epoch FROM (
+    SELECT t.run_after FROM django_taskq_livetask AS t
+    WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority = lane.priority
+      AND t.run_after > statement_timestamp()
+    ORDER BY t.run_after LIMIT 1) - statement_timestamp())::float8 AS due_in,
+  suspect.waits
 FROM (
   SELECT EXISTS (
     SELECT FROM django_taskq_livetask
     WHERE status = 'READY' AND crashes >= 2 AND run_after <= statement_timestamp()) AS waits
 ) AS suspect
-LEFT JOIN due ON true
+LEFT JOIN lane ON true
 """
 
 
-def tick(connection: Connection) -> tuple[list[Lane], bool]:
-    """Return the lanes with due rows, and whether a suspect is due."""
+class Tick(NamedTuple):
+    """What a supervisor sees of one lane."""
+
+    lane: Lane
+    is_due: bool
+    # Seconds until its next task becomes due, if one waits for its time.
+    due_in: float | None
+
+
+def tick(connection: Connection) -> tuple[list[Tick], bool]:
+    """Return the lanes with READY rows, and whether a suspect is due."""
     rows = connection.execute(TICK, prepare=True).fetchall()
-    lanes = [Lane(queue_name, priority) for queue_name, priority, _ in rows if queue_name]
-    return lanes, rows[0][2]
+    lanes = [
+        Tick(Lane(queue_name, priority), is_due, due_in)
+        for queue_name, priority, is_due, due_in, _ in rows
+        if queue_name is not None
+    ]
+    return lanes, rows[0][-1]
 
 
 # As far as it is worth counting for a person.

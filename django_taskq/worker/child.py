@@ -105,7 +105,7 @@ class Child:
             outcome = None if feeder.stopping else self._run(row, batch.epoch)
             if outcome is None:
                 # The feeder gives back, or the supervisor has done so already.
-                outbox.append(Dropped([left.id for left in batch.rows[place:]]))
+                outbox.append(Dropped(batch.rows[place:]))
                 feeder.nudge()
                 return
             outbox.append(outcome)

@@ -56,6 +56,10 @@ def set_up_logging(options: WorkerOptions) -> None:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_ConsoleFormatter(color=options.color))
         logger.addHandler(handler)
+    driver = logging.getLogger("psycopg")
+    if driver.level == logging.NOTSET:
+        # It warns of each pipeline that a lost connection cuts off; we say that once ourselves.
+        driver.setLevel(logging.ERROR)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO if options.verbosity else logging.WARNING)
 

@@ -29,7 +29,7 @@ from django_taskq.transitions import claim, finish, rescue
 from django_taskq.transitions.claim import Claimed, Lane
 from django_taskq.worker import store
 from django_taskq.worker.console import TaskLines
-from django_taskq.worker.lanes import Lanes, QueueChoice
+from django_taskq.worker.lanes import Lanes, Look, QueueChoice
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Budget, Record
 
@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 class Dropped(NamedTuple):
     """Tasks that the main thread will not start: taken away, or the worker stops."""
 
-    ids: list[str]
+    rows: list[Claimed]
 
 
 class Feeder(threading.Thread):
@@ -113,6 +113,8 @@ class Feeder(threading.Thread):
         self._was_hinted = False
         # The current lanes are those of last time: a claim there comes before the look.
         self._is_guess = False
+        # The last claim brought less than was asked for.
+        self._was_short = False
         self._suspect_waits = False
         # The suspect that runs alone.
         self._alone: str | None = None
@@ -176,7 +178,8 @@ class Feeder(threading.Thread):
         for _ in range(len(outbox)):
             outcome = outbox.popleft()
             if isinstance(outcome, Dropped):
-                self._let_go(outcome.ids)
+                # Not one that was claimed anew meanwhile, under another token.
+                self._let_go([r.id for r in outcome.rows if self._in_hand.get(r.id) is r])
             else:
                 self._unsent.append(outcome)
 
@@ -276,7 +279,8 @@ class Feeder(threading.Thread):
     def _send_claim(self, connection: db.Connection, wanted: int, now: float) -> _Claiming:
         self.record.say_idle(False)
         lanes = self.lanes.in_turn()
-        full = self.lanes.may_look_fully(now)
+        look = self.lanes.look_now(now, after_look=self._was_short)
+        self._was_short = False
         token = str(uuid4())
         epoch = self.record.announce(token)
         cursor = claim.claim(
@@ -284,35 +288,34 @@ class Feeder(threading.Thread):
             worker_id=self.worker_id,
             token=token,
             lanes=lanes,
-            floors=self.lanes.floors(lanes, full=full),
+            floors=self.lanes.floors(lanes, look),
             limit=wanted,
         )
-        return _Claiming(token, epoch, lanes, full, cursor)
+        return _Claiming(token, epoch, lanes, look, cursor)
 
     def _take(
         self, claiming: _Claiming | None, looking: db.Cursor | None, wanted: int, now: float
     ) -> None:
         """Hand claimed tasks to the main thread, and decide where and when to look for more."""
-        count = self._hand_over(claiming, now) if claiming is not None else 0
+        count = self._hand_over(claiming) if claiming is not None else 0
         self.budget.put_back(wanted - count)
         if looking is not None:
-            self.lanes.found(claim.found_lanes(looking))
+            self.lanes.found(claim.found_lanes(looking), time.monotonic() - now)
             self._after_look(claiming, count)
         elif count < wanted:
-            # Nothing is left in these lanes, below the floors perhaps; others may have come.
-            self.lanes.current = []
+            # Nothing is left in these lanes, but below the floors perhaps; others may have come.
+            self.lanes.current, self._was_short = [], True
             self._look_at = 0.0
         elif self._look_at is None:
             self._look_at = now + _LOOK_EVERY
         if count == wanted and (looking is not None or self._was_hinted):
             self._was_hinted = False
-            self._ring()  # there may be more than one child can take
+            self._ring("m")
 
-    def _hand_over(self, claiming: _Claiming, now: float) -> int:
+    def _hand_over(self, claiming: _Claiming) -> int:
         """Pass claimed rows to the main thread; return how many there were."""
         rows, seconds = claim.claimed_rows(claiming.cursor, claiming.token, claiming.lanes)
-        if self.lanes.learn(rows, seconds) and claiming.full:
-            self.lanes.looked_fully(time.monotonic() - now)
+        self.lanes.learn(rows, seconds, claiming.look)
         ids = [row.id for row in rows]
         if not self.record.accept(claiming.epoch, ids):
             self._let_go([])  # they were taken from us while the answer was under way
@@ -357,10 +360,10 @@ class Feeder(threading.Thread):
             self.budget.put_back(1)
             self._forget_claim()
 
-    def _ring(self) -> None:
-        """Wake the supervisor: another child may find work too, or this one is idle."""
+    def _ring(self, news: str) -> None:
+        """Wake the supervisor: there is more work than one child can take, or this one is idle."""
         with contextlib.suppress(BlockingIOError):
-            os.write(self.bell, b"r")
+            os.write(self.bell, news.encode())
 
     # --- giving back -----------------------------------------------------------------------------
 
@@ -417,7 +420,7 @@ class Feeder(threading.Thread):
             idle = not self._in_hand and not self.lanes.current and self._look_at is None
             if idle and not self.record.is_idle:
                 self.record.say_idle(True)
-                self._ring()
+                self._ring("i")
             self._read_orders(self._sleep_for(now))
         elif self._main_ended and self.stopping:
             self._read_orders(0.01)
@@ -492,5 +495,5 @@ class _Claiming(NamedTuple):
     token: str
     epoch: int
     lanes: list[Lane]
-    full: bool
+    look: Look
     cursor: db.Cursor

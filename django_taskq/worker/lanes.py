@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import groupby
 
@@ -13,10 +14,8 @@ from django_taskq.transitions.claim import Claimed, Lane
 # No floor: a claim looks at all due rows of the lane.
 _NO_FLOOR = "-infinity"
 # A claim that took longer to find its rows has walked over dead index entries (seconds).
-_SLOW, _SLOW_PER_ROW = 0.003, 0.00003
-# With floors, looking without them may take this share of the time, and happens at least so often.
-_FULL_SHARE, _FULL_EVERY = 0.1, 60.0
-# A floor stays behind the last claimed row: a transaction may commit later than it enqueued.
+_SLOW, _SLOW_PER_ROW = 0.002, 0.00001
+# How much later than it enqueued a transaction may commit to be found by a loose look.
 _SLACK = timedelta(seconds=1)
 
 
@@ -60,13 +59,25 @@ class QueueChoice:
         return ordered
 
 
+class Look(Enum):
+    """From where a claim starts in its lanes."""
+
+    # At the beginning of each.
+    FULL = "full"
+    # A second before the last task that was claimed there.
+    LOOSE = "loose"
+    # At the last task that was claimed there.
+    TIGHT = "tight"
+
+
 class Lanes:
     """The lanes that a child knows.
 
     While a long transaction pins old row versions, every claim walks over the dead index entries of
     tasks that have long finished. Then the child remembers a *floor* for the lane, the `run_after`
-    it has come to, and claims from there on. What lies below (a late commit, a task that was given
-    back) is found by full looks, which may take a tenth of the time.
+    it has come to, and claims from there on. What lies below is found later: a transaction that
+    commits up to a second after it enqueued by a loose look, for which a twentieth of the time may
+    be spent; everything else (a task that was given back or rescued) by a full look, with a tenth.
     """
 
     def __init__(self, choice: QueueChoice) -> None:
@@ -76,53 +87,92 @@ class Lanes:
         # Where tasks came before: tried first after idling, which saves the look.
         self.last: list[Lane] = []
         self._turn = 0
-        self._floors: dict[Lane, str] = {}
-        self._full_at = float("-inf")
-        self._full_cost = 0.0
+        self._floors: dict[Lane, datetime] = {}
+        self._full = _Share(0.1, at_least_every=60.0)
+        self._loose = _Share(0.05, at_least_every=1.0)
 
     def in_turn(self) -> list[Lane]:
         """Return the current lanes in the order in which to claim now."""
         self._turn += 1
         return self.choice.in_order(self.current, self._turn)
 
-    def found(self, lanes: Iterable[Lane]) -> None:
-        """Take the lanes that a look has found."""
+    def found(self, lanes: Iterable[Lane], seconds: float) -> None:
+        """Take the lanes that a look has found, which took so long."""
         self.current = [lane for lane in lanes if self.choice.serves(lane.queue_name)]
         if self.current:
             self.last = self.current
+        if self._floors:
+            self._full.spend(seconds)
 
-    def floors(self, lanes: Sequence[Lane], *, full: bool) -> list[str]:
-        """Return from which `run_after` on each of these lanes is claimed."""
-        return [_NO_FLOOR if full else self._floors.get(lane, _NO_FLOOR) for lane in lanes]
+    def look_now(self, now: float, *, after_look: bool) -> Look:
+        """Return from where the next claim should start.
 
-    def may_look_fully(self, now: float) -> bool:
-        """Say whether there is time for a look below the floors."""
-        return now >= self.next_full_look()
+        `after_look`: a claim came back short, and then lanes with due tasks were found all the
+        same. They lie below the floors.
+        """
+        if not self._floors or after_look or self._full.is_overdue(now):
+            return Look.FULL
+        return Look.LOOSE if self._loose.is_affordable(now) else Look.TIGHT
 
     def next_full_look(self) -> float:
-        """Return when there will be time for a look below the floors; without them, at any time."""
-        if not self._floors:
-            return float("-inf")
-        return self._full_at + min(_FULL_EVERY, self._full_cost / _FULL_SHARE)
+        """Return when a look below the floors is affordable; without floors, at any time."""
+        return self._full.affordable_at if self._floors else float("-inf")
 
-    def looked_fully(self, seconds: float) -> None:
-        """Note what a look below the floors has cost."""
-        self._full_at = time.monotonic()
-        self._full_cost = seconds
+    def floors(self, lanes: Sequence[Lane], look: Look) -> list[str]:
+        """Return from which `run_after` on each of these lanes is claimed."""
+        if look is Look.FULL or not self._floors:
+            return [_NO_FLOOR] * len(lanes)
+        slack = _SLACK if look is Look.LOOSE else timedelta()
+        return [
+            (floor - slack).isoformat(sep=" ") if (floor := self._floors.get(lane)) else _NO_FLOOR
+            for lane in lanes
+        ]
 
-    def learn(self, rows: Sequence[Claimed], seconds: float) -> bool:
-        """Raise floors if a claim took so long to find its rows; say whether it did."""
-        if not rows or seconds < _SLOW + _SLOW_PER_ROW * len(rows):
-            return False
-        raised: set[Lane] = set()
+    def learn(self, rows: Sequence[Claimed], seconds: float, look: Look) -> None:
+        """Take in what a claim found, and how long it took to find it."""
+        is_slow = seconds > _SLOW + _SLOW_PER_ROW * len(rows)
+        if look is Look.FULL:
+            self._full.spend(seconds)
+            if rows and not is_slow:
+                self._floors.clear()
+                return
+        elif look is Look.LOOSE:
+            self._loose.spend(seconds)
+        if self._floors or is_slow:
+            self._raise_floors(rows)
+
+    def _raise_floors(self, rows: Sequence[Claimed]) -> None:
+        seen: set[Lane] = set()
         for row in reversed(rows):  # they come in order: the last of each lane counts
             lane = Lane(row.queue_name, row.priority)
-            if lane not in raised:
-                raised.add(lane)
-                floor = datetime.fromisoformat(row.run_after) - _SLACK
-                self._floors[lane] = floor.isoformat(sep=" ")
-        return True
+            if lane not in seen:
+                seen.add(lane)
+                come_to = datetime.fromisoformat(row.run_after)
+                # A loose or full look may have brought something from below.
+                self._floors[lane] = max(come_to, self._floors.get(lane, come_to))
 
     def forget_floors(self) -> None:
         """Start anew, as after a reconnect: the database's clock may be another one."""
         self._floors.clear()
+
+
+class _Share:
+    """A share of the time that something may take."""
+
+    def __init__(self, share: float, *, at_least_every: float) -> None:
+        self.share = share
+        self.at_least_every = at_least_every
+        self.done_at = float("-inf")
+        self.affordable_at = float("-inf")
+
+    def spend(self, seconds: float) -> None:
+        """Note that it was done and what it cost."""
+        now = self.done_at = time.monotonic()
+        pause = min(self.at_least_every, seconds / self.share)
+        self.affordable_at = max(now, self.affordable_at) + pause
+
+    def is_affordable(self, now: float) -> bool:
+        return now >= self.affordable_at
+
+    def is_overdue(self, now: float) -> bool:
+        return now >= self.done_at + self.at_least_every

@@ -35,6 +35,8 @@ from django_taskq.worker.store import brief
 
 # Seconds between looks for work, between beats, and between looks at busy children.
 _TICK, _BEAT, _WATCH = 1.0, 5.0, 0.25
+# The least time between looks, however many tasks become due.
+_TICK_AGAIN, _TICK_AFTER_HINT = 0.02, 0.1
 # A task that has run for this long, or a feeder silent for this long, does not keep others waiting.
 _STUCK = 1.0
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
@@ -224,8 +226,7 @@ class Supervisor:
         if self.nursery.socket in readable:
             self._hear_nursery()
         if self.bell_read in readable:
-            os.read(self.bell_read, 4096)
-            self._answer_bell()
+            self._answer_bell(os.read(self.bell_read, 4096).decode())
         if self._connection is not None and self._connection in readable:
             self._hear_hints()
 
@@ -259,7 +260,7 @@ class Supervisor:
             self._beat_at = now + _BEAT
             self._beat(connection)
         if now >= self._tick_at:
-            self._tick_at = now + _TICK
+            self._tick_at = now + _TICK  # an error in it must not be repeated at once
             self._tick(connection)
 
     def _connect(self) -> db.Connection:
@@ -304,7 +305,11 @@ class Supervisor:
             return
         claims_before = self._claims() if self._all_idle() else -1
         lanes, suspect_waits = claim.tick(connection)
-        due = any(self.choice.serves(lane.queue_name) for lane in lanes)
+        served = [tick for tick in lanes if self.choice.serves(tick.lane.queue_name)]
+        due = any(tick.is_due for tick in served)
+        # A task that becomes due before the next second begins is not kept waiting for that.
+        soon = min((tick.due_in for tick in served if tick.due_in is not None), default=_TICK)
+        self._tick_at = time.monotonic() + min(_TICK, max(soon, _TICK_AGAIN))
         if due:
             self._order_idle("w")
         if suspect_waits:
@@ -322,6 +327,8 @@ class Supervisor:
             return
         if hints and not self._is_stopping:
             self._order_idle("h")
+            # What was enqueued for later than now is for the tick to know.
+            self._tick_at = min(self._tick_at, time.monotonic() + _TICK_AFTER_HINT)
 
     # --- children --------------------------------------------------------------------------------
 
@@ -467,15 +474,14 @@ class Supervisor:
             for slot in self.slots[:1]:
                 self._order(slot, order)
 
-    def _answer_bell(self) -> None:
-        """A child has found much, or has become idle."""
+    def _answer_bell(self, news: str) -> None:
+        """A child has found more than it can take, or has become idle."""
         if self._is_stopping:
             return
-        if self._all_idle():
-            if self.options.burst or self.options.max_tasks:
-                self._tick_at = 0.0
-        else:
+        if "m" in news:
             self._order_idle("w")
+        elif (self.options.burst or self.options.max_tasks) and self._all_idle():
+            self._tick_at = 0.0  # is that all?
 
     # --- stop ------------------------------------------------------------------------------------
 
