@@ -35,6 +35,8 @@ _SESSION = {
     "lock_timeout": "1s",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "30s",
+    # One plan per statement, whatever its parameters and the statistics: the one that is tested.
+    "plan_cache_mode": "force_generic_plan",
 }
 
 # Types that worker connections leave as text: they are decoded where they are needed, if at all.

@@ -40,8 +40,8 @@ class Claimed(NamedTuple):
     claim: str
 
 
-# A loose index scan: from lane to lane by one descent each, whatever the lanes hold. Each brings the
-# head of its lane along, in the index's order, which mostly answers whether something is due there.
+# A loose index scan: from lane to lane by one descent each, whatever the lanes hold. Each brings
+# the head of its lane along, in the index's order, which mostly tells whether something is due there.
 _LANES = """
   (SELECT queue_name, priority, run_after, crashes FROM django_taskq_livetask
    WHERE status = 'READY'
@@ -60,8 +60,8 @@ _LANES = """
   ) AS next
 """
 
-# Suspects (two crashes) stand in their lanes too, but are claimed alone: behind one at the head, the
-# lane has to be looked through.
+# Suspects (two crashes) stand in their lanes too, but are claimed alone: behind one at the head,
+# the lane has to be looked through.
 _IS_DUE = """(
   lane.run_after <= statement_timestamp() AND (lane.crashes < 2 OR EXISTS (
     SELECT FROM django_taskq_livetask AS t
