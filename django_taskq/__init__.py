@@ -22,7 +22,15 @@ from django_taskq.exceptions import (
 from django_taskq.results import TaskResult
 from django_taskq.retries import exponential
 from django_taskq.statuses import TaskStatus
-from django_taskq.task import Task, TaskContext, aenqueue, enqueue, task
+from django_taskq.task import (
+    Task,
+    TaskContext,
+    aenqueue,
+    aget_result,
+    enqueue,
+    get_result,
+    task,
+)
 
 __version__ = "0.1.0.dev0"
 
@@ -47,7 +55,9 @@ __all__ = [
     "UnstorableResult",
     "WaitInsideTransaction",
     "aenqueue",
+    "aget_result",
     "enqueue",
     "exponential",
+    "get_result",
     "task",
 ]

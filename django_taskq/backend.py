@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -107,7 +108,7 @@ class TaskqBackend(BaseTaskBackend):
             return []
         stored = transition.enqueue_many(self.database, _settled(own), rows)
         hint_after_commit(self.database)
-        made = _LazyResults(self, task, own, rows, split, stored)
+        made = _LazyResults(self, task, own, rows, stored)
         self._announce(made)
         return made
 
@@ -204,11 +205,10 @@ class _LazyResults(Sequence[TaskResult[Any]]):
         task: DjangoTask[..., Any],
         own: Task[..., Any],
         rows: Sequence[NewRow],
-        calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
         stored: transition.Enqueued,
     ) -> None:
         self._backend, self._task, self._own = backend, task, own
-        self._rows, self._calls, self._stored = rows, calls, stored
+        self._rows, self._stored = rows, stored
         self._made: dict[int, TaskResult[Any]] = {}
 
     def __len__(self) -> int:
@@ -225,9 +225,10 @@ class _LazyResults(Sequence[TaskResult[Any]]):
         if not 0 <= place < len(self._rows):
             raise IndexError(place)
         if place not in self._made:
-            args, kwargs = self._calls[place]
+            # What was stored: the caller may have changed his lists since.
+            id, args, kwargs = self._rows[place]
             self._made[place] = self._backend.new_result(
-                self._task, self._own, self._rows[place].id, args, kwargs, self._stored
+                self._task, self._own, id, json.loads(args), json.loads(kwargs), self._stored
             )
         return self._made[place]
 

@@ -61,7 +61,7 @@ def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_tasks(**kwargs: Any) -> Iterator[CheckMessage]:
-    """E003: two tasks have one name. W008: an installed app's tasks.py cannot be imported."""
+    """E003: two tasks have one name. W008, W009: a tasks.py cannot be imported."""
     failures = registry.discover()
     for key, (first, second) in registry.clashes().items():
         yield Error(
@@ -70,8 +70,14 @@ def check_tasks(**kwargs: Any) -> Iterator[CheckMessage]:
             id="django_taskq.E003",
         )
     for failure in failures:
-        if failure.is_foreign:
-            last = failure.traceback.strip().splitlines()[-1]
+        last = failure.traceback.strip().splitlines()[-1]
+        if not failure.is_foreign:
+            yield Warning(
+                f"{failure.module} cannot be imported ({last}): a worker refuses to start.",
+                hint=f"See the traceback of: import {failure.module}",
+                id="django_taskq.W009",
+            )
+        else:
             yield Warning(
                 f'{failure.module} of the installed app "{failure.app}" cannot be imported '
                 f"({last}); it may be made for another task queue.",

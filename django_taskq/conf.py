@@ -42,7 +42,7 @@ class Settings:
                     f'DJANGO_TASKQ["{option.name.upper()}"] is {value!r}; '
                     f"it takes {_WORDS[wanted]}."
                 )
-            if wanted is not bool and value < 0:
+            if wanted is not bool and not value >= 0:
                 raise ImproperlyConfigured(
                     f'DJANGO_TASKQ["{option.name.upper()}"] is {value!r}; it may not be negative.'
                 )

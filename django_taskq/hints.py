@@ -7,7 +7,7 @@ drops hints, it does not delay them.
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import partial, update_wrapper
 
 from django.db import Error
 
@@ -24,7 +24,8 @@ def hint_after_commit(alias: str) -> None:
     connection = user_connection(alias)
     if not connection.in_atomic_block and not connection.get_autocommit():
         return  # Django cannot tell when this transaction commits; the workers' tick will find it
-    connection.on_commit(partial(_send, alias), robust=True)
+    # Django logs the name of a robust callback that fails; a bare partial has none.
+    connection.on_commit(update_wrapper(partial(_send, alias), _send), robust=True)
 
 
 def _send(alias: str) -> None:

@@ -99,7 +99,7 @@ def _import_tasks(app: str, module: str) -> None:
     if spec is None:
         return
     try:
-        importlib.import_module(module)
+        imported = importlib.import_module(module)
     except Exception:
         _failures.append(
             ImportFailure(
@@ -109,6 +109,12 @@ def _import_tasks(app: str, module: str) -> None:
                 is_foreign=_is_installed(spec.origin),
             )
         )
+        return
+    for value in vars(imported).values():
+        # Made by Django's decorator while another backend was the default: ours has not seen it,
+        # but .using(backend=…) may send it here.
+        if type(value) is DjangoTask:
+            add_plain(value)
 
 
 def _is_installed(origin: str | None) -> bool:

@@ -89,7 +89,8 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
         only wait for ever.
         """
         for pause in self._pauses(timeout):
-            self.refresh()
+            if not self.is_finished:
+                self.refresh()
             if self.is_finished:
                 break
             self._check_wait(timeout)
@@ -99,7 +100,8 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
     async def async_wait(self, timeout: float | None = None) -> R:
         """Do what `wait` does, without blocking the event loop. (`await` is taken.)"""
         for pause in self._pauses(timeout):
-            await self.arefresh()
+            if not self.is_finished:
+                await self.arefresh()
             if self.is_finished:
                 break
             await sync_to_async(self._check_wait)(timeout)
@@ -112,6 +114,8 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
         A task that runs or has finished is left alone.
         """
         alias = self._database()
+        if alias is None:
+            return False  # one of Django's own backends: nothing waits there
         record = error_record(
             class_path=class_path(TaskCancelled),
             message="Cancelled before it ran.",
@@ -174,7 +178,10 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
                 "wait() inside a task holds a worker's slot, perhaps for ever: pass timeout=."
             )
         alias = self._database()
-        if alias is not None and user_connection(alias).in_atomic_block:
+        if alias is None:
+            return
+        connection = user_connection(alias)
+        if connection.in_atomic_block or not connection.get_autocommit():
             raise WaitInsideTransaction(
                 f"wait() inside a transaction on {alias!r}: a task enqueued in it is not visible "
                 "to any worker before it commits. Wait after the atomic block."

@@ -35,10 +35,12 @@ def dump_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         if type(value) not in _SCALARS:
             _check(value, f"argument {place + 1}", name)
     for key, value in kwargs.items():
+        if not key.isidentifier():
+            _check(key, "a keyword", name)
         if type(value) not in _SCALARS:
             _check(value, f'argument "{key}"', name)
-    args_text = _encode(args) if args else "[]"
-    kwargs_text = _encode(kwargs) if kwargs else "{}"
+    args_text = _text(name, args) if args else "[]"
+    kwargs_text = _text(name, kwargs) if kwargs else "{}"
     size = _size(args_text) + _size(kwargs_text)
     limit = conf.get().payload_limit
     if size > limit:
@@ -55,7 +57,7 @@ def dump_value(name: str, value: Any) -> str:
         return "null"
     if type(value) not in _SCALARS:
         _check(value, "the return value", name)
-    text = _encode(value)
+    text = _text(name, value)
     size, limit = _size(text), conf.get().result_limit
     if size > limit:
         raise PayloadTooLarge(
@@ -94,6 +96,13 @@ def error_record(
 def class_path(kind: type) -> str:
     """Return the dotted path of a class, as Django's TaskError stores it."""
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text(name: str, value: Any) -> str:
+    try:
+        return _encode(value)
+    except ValueError as error:  # the one thing that is left: sys.set_int_max_str_digits()
+        raise ArgumentsError(f"{name}: a number has too many digits ({error}).") from None
 
 
 def _size(text: str) -> int:
@@ -156,6 +165,11 @@ def _kind(value: Any) -> str:
 
 def _article(noun: str) -> str:
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def is_storable(text: str) -> bool:
+    """Say whether PostgreSQL can store a text: no NUL, no lone surrogate."""
+    return "\x00" not in text and _is_unicode(text)
 
 
 def _is_unicode(text: str) -> bool:

@@ -26,8 +26,11 @@ from django.utils.module_loading import import_string
 from django_taskq import registry, results
 from django_taskq.exceptions import UnknownTask
 from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json, check_backoff
+from django_taskq.serialization import is_storable
 from django_taskq.suggestions import did_you_mean
 from django_taskq.tasks_api import (
+    TASK_MAX_PRIORITY,
+    TASK_MIN_PRIORITY,
     BaseTask,
     BaseTaskContext,
     DjangoTask,
@@ -129,6 +132,11 @@ class Task(BaseTask[P, R], Generic[P, R]):
             object.__setattr__(self, "name", _qualname_of(self.func).rpartition(".")[2])
         _normalise(self)
         super().__post_init__()
+        if self.delay and not self.get_backend().supports_defer:
+            raise InvalidTask("Backend does not support run_after.")
+        # Here, because Django's own decorator makes our tasks too.
+        if not self.is_copy:
+            registry.add(self.key, self)
 
     def __repr__(self) -> str:
         return f"<Task {self.key}>"
@@ -138,8 +146,17 @@ class Task(BaseTask[P, R], Generic[P, R]):
         return self.func(*args, **kwargs)
 
     def __reduce__(self) -> Any:
-        """Pickle by name: the function is looked up in the registry, never imported."""
-        changes = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "func"}
+        """Pickle by name and by what using() changed; the rest comes from the registry.
+
+        The function is never imported, and code among the options (a backoff) stays at home.
+        """
+        registered = find(self.key)
+        changes = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name != "func"
+            and (registered is None or getattr(self, f.name) != getattr(registered, f.name))
+        }
         return _from_registry, (self.key, changes)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskResult[R]:
@@ -328,6 +345,19 @@ async def aenqueue(name: str, /, *args: Any, **kwargs: Any) -> TaskResult[Any]:
     return await find_or_raise(name).aenqueue(*args, **kwargs)
 
 
+def get_result(result_id: str) -> TaskResult[Any]:
+    """Return the result of any task by its id, from the default backend.
+
+    Raise TaskResultDoesNotExist (of `django.tasks`) if there is none.
+    """
+    return cast("TaskResult[Any]", _default_backend().get_result(result_id))
+
+
+async def aget_result(result_id: str) -> TaskResult[Any]:
+    """See get_result()."""
+    return cast("TaskResult[Any]", await _default_backend().aget_result(result_id))
+
+
 class _Missing:
     """Stand in for a function that this process does not know."""
 
@@ -436,7 +466,6 @@ def _define(f: Any, options: dict[str, Any]) -> Task[..., Any]:
             raise TypeError(f'@task has no option "{internal}".{hint}')
     base = {"priority": 0, "backend": "default", "queue_name": "default", "run_after": None}
     defined: Task[..., Any] = Task(func=f, **{**base, **options})
-    registry.add(defined.key, defined)
     return defined
 
 
@@ -449,8 +478,16 @@ def _normalise(task: Task[..., Any]) -> None:
     where = f"@task {task.key}"
     if not isinstance(task.name, str) or len(task.key) > MAX_NAME:
         raise InvalidTask(f"{where}: a name is text of at most {MAX_NAME} characters.")
+    for option, text in (("name", task.key), ("queue_name", task.queue_name)):
+        if isinstance(text, str) and not is_storable(text):
+            raise InvalidTask(f"{where!r}: {option} holds what PostgreSQL cannot store: {text!r}.")
     if isinstance(task.priority, bool) or not isinstance(task.priority, int):
         raise InvalidTask(f"{where}: priority is a whole number, not {task.priority!r}.")
+    if not TASK_MIN_PRIORITY <= task.priority <= TASK_MAX_PRIORITY:
+        raise InvalidTask(
+            f"{where}: priority={task.priority} is not within {TASK_MIN_PRIORITY} … "
+            f"{TASK_MAX_PRIORITY}."
+        )
     if isinstance(task.max_attempts, bool) or not isinstance(task.max_attempts, int):
         raise InvalidTask(f"{where}: max_attempts is a whole number, not {task.max_attempts!r}.")
     if not 1 <= task.max_attempts <= 32_767:
@@ -524,6 +561,10 @@ def _own_context(task: Task[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]
 def implicit_backend() -> Any:
     """Return the backend of a project without a TASKS setting."""
     return import_string(_BACKEND)(alias="default", params={})
+
+
+def _default_backend() -> Any:
+    return task_backends["default"] if has_tasks_setting() else implicit_backend()
 
 
 def _from_registry(key: str, changes: dict[str, Any]) -> Task[..., Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
@@ -58,7 +58,7 @@ class TaskAdmin(ReadOnlyAdmin):
                 '<pre style="white-space: pre-wrap">{}</pre></details>',
                 (
                     (
-                        format_html(" open") if place == 0 else "",
+                        SafeString(" open") if place == 0 else "",
                         error.get("exception_class_path", ""),
                         error.get("message", ""),
                         error.get("finished_at", ""),

@@ -41,7 +41,7 @@ class Claimed(NamedTuple):
 
 
 # A loose index scan: from lane to lane by one descent each, whatever the lanes hold. Each brings
-# the head of its lane along, in the index's order, which mostly tells whether something is due there.
+# the head of its lane along, in the index's order, which mostly tells whether something is due.
 _LANES = """
   (SELECT queue_name, priority, run_after, crashes FROM django_taskq_livetask
    WHERE status = 'READY'

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from django_taskq.db import Connection
+from django_taskq.events import one_line, worker_log
 from django_taskq.exceptions import HardTimeLimit, TaskCrashed
 from django_taskq.outcomes import Failed, Outcome, Retrying
 from django_taskq.serialization import class_path, error_record
@@ -49,17 +50,18 @@ class Death:
         except ValueError:
             return f"was killed by signal {-self.status}"
 
-    def log_entry(self) -> tuple[int, str, int, int, str]:
-        """Return level, format and arguments of the log record."""
+    def log(self) -> None:
+        """Say who died, how, and what it was doing."""
         expected = self.is_clean or self.killed_for
-        level = logging.INFO if expected else logging.ERROR
         why = {"timeout": " (hard time limit)", "stop": " (grace time over)"}
-        return (
-            level,
-            "Child %d (pid %d) %s.",
+        worker_log.log(
+            logging.INFO if expected else logging.ERROR,
+            "Child %d (pid %d) %s%s%s.",
             self.slot,
             self.pid,
-            self.reason + why.get(self.killed_for, ""),
+            self.reason,
+            why.get(self.killed_for, ""),
+            f" while it ran task {self.held.running}" if self.held.running else "",
         )
 
 
@@ -102,6 +104,8 @@ class Aftermath:
             self._end_overdue(connection, death, blamed)
         if death.killed_for or death.is_clean or death.status is None:
             blamed = None
+        if blamed is not None:
+            self._name_blamed(connection, death, blamed)
         error = error_record(
             class_path=class_path(TaskCrashed),
             message=f"The process that ran the task {death.reason}.",
@@ -111,6 +115,16 @@ class Aftermath:
         )
         rescue.rescue(connection, death.worker_id, running=blamed, error=error)
         presence.leave(connection, [death.worker_id])
+
+    def _name_blamed(self, connection: Connection, death: Death, task_id: str) -> None:
+        row = rescue.read_running(connection, death.worker_id, task_id)
+        if row is not None:
+            worker_log.error(
+                "Task %s (%s) crashed: its process %s.",
+                task_id,
+                one_line(row.task),
+                death.reason,
+            )
 
     def _end_overdue(self, connection: Connection, death: Death, task_id: str) -> None:
         """Record the failed attempt of a task that was killed for its hard time limit."""

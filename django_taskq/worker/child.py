@@ -58,6 +58,7 @@ class Child:
         self.inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self.outbox: deque[Outcome | Dropped] = deque()
         self.alarm = _Alarm()
+        self.tells_starts = options.verbosity >= 2
         self.connections = db.UserConnections(max_age=_CONNECTION_AGE)
         self.feeder = Feeder(
             options,
@@ -119,6 +120,8 @@ class Child:
         deadline = began + run.timeout if run is not None and run.timeout else 0.0
         if not self.record.start(epoch, began, deadline):
             return None
+        if self.tells_starts:
+            self.feeder.lines.write_start(row)
         if run is None:
             outcome: Outcome = self.executor.park_unknown(row)
         elif row.is_expired:

@@ -45,7 +45,7 @@ def banner(options: WorkerOptions, facts: Mapping[str, object]) -> str:
         f'db "{facts["database"]}" on PostgreSQL {facts["postgresql"]}\n'
         f"worker {facts['host']}:{os.getpid()} · processes × {options.concurrency} · "
         f"queues {queues}\n"
-        f"{facts['tasks']} tasks registered · {facts['waiting']} waiting · {until}"
+        f"{facts['tasks']} registered · {facts['waiting']} waiting · {until}"
     )
 
 
@@ -101,6 +101,10 @@ class TaskLines:
         self.worker_id = worker_id
         self.verbosity = options.verbosity
         self.good, self.bad = _marks()
+
+    def write_start(self, row: Claimed) -> None:
+        """Log that a task starts."""
+        task_log.info("> %s  %s  starts", one_line(row.task), one_line(row.queue_name))
 
     def write(self, outcomes: Sequence[Outcome], rows: Mapping[str, Claimed]) -> None:
         """Log what these tasks came to."""
@@ -160,6 +164,6 @@ def _kind(error: str) -> str:
 
 
 def _waited(row: Claimed, began: float) -> str:
-    due = datetime.fromisoformat(row.run_after).timestamp()
+    due = datetime.fromisoformat(max(row.run_after, row.enqueued_at)).timestamp()
     waited = time.time() - (time.monotonic() - began) - due
     return f"  (waited {max(0.0, waited) * 1000:.0f} ms)" if began else ""

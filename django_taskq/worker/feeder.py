@@ -153,6 +153,8 @@ class Feeder(threading.Thread):
                 done = self._step()
             except psycopg.OperationalError as error:
                 self._rest(error)
+            else:
+                self._note_recovery()
 
     def _step(self) -> bool:
         """Do the next thing that is due, or wait for one; True when all is done."""
@@ -470,13 +472,16 @@ class Feeder(threading.Thread):
             self._connection = db.worker_connection(
                 self.options.database, name=f"taskworker child {self.slot}"
             )
-            if self._pause > _PAUSE_FIRST:
-                worker_log.info("Child %d: the database answers again.", self.slot)
             now = time.monotonic()
-            self._pause = _PAUSE_FIRST
             self._sweep_at, self._sweep_soon_until = now, now + _SWEEP_SOON_FOR
             self.lanes.forget_floors()
         return self._connection
+
+    def _note_recovery(self) -> None:
+        """After trouble: what was to be done has been done, so the database answers."""
+        if self._pause > _PAUSE_FIRST:
+            self._pause = _PAUSE_FIRST
+            worker_log.info("Child %d: the database answers again.", self.slot)
 
     def _rest(self, error: psycopg.OperationalError) -> None:
         """Pause after trouble with the database; outcomes are kept, the running task runs on."""

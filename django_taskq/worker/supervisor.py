@@ -171,12 +171,13 @@ class Supervisor:
     def _facts(self, connection: db.Connection) -> dict[str, object]:
         major, minor = divmod(connection.info.server_version, 10_000)
         waiting = claim.count_waiting(connection)
+        known = len(registry.names())
         return {
             "version": __version__,
             "database": connection.info.dbname,
             "postgresql": f"{major}.{minor}",
             "host": socket.gethostname(),
-            "tasks": len(registry.names()),
+            "tasks": f"{known} task{'s' if known != 1 else ''}",
             "waiting": f"{waiting:,}" + ("+" if waiting >= claim.COUNT_LIMIT else ""),
         }
 
@@ -262,15 +263,15 @@ class Supervisor:
         if now >= self._tick_at:
             self._tick_at = now + _TICK  # an error in it must not be repeated at once
             self._tick(connection)
+        if self._pause > _PAUSE_FIRST:
+            worker_log.info("The database answers again.")
+            self._pause = _PAUSE_FIRST
 
     def _connect(self) -> db.Connection:
         if self._connection is None or self._connection.closed:
             self._connection = db.worker_connection(self.options.database, name="taskworker")
             if self.options.listen:
                 self._connection.execute(f"LISTEN {CHANNEL}")
-            if self._pause > _PAUSE_FIRST:
-                worker_log.info("The database answers again.")
-            self._pause = _PAUSE_FIRST
         return self._connection
 
     def _lose_connection(self, error: psycopg.OperationalError) -> None:
@@ -405,7 +406,7 @@ class Supervisor:
         )
         self.memory.budget.put_back(len(held.unstarted))
         if not death.is_clean or not self._is_stopping:
-            worker_log.log(*death.log_entry())
+            death.log()
         self.aftermath.add(death)
         if now - slot.forked_at < _TOO_SOON and held.running is None:
             slot.fork_not_before = now + _FORK_PAUSE

@@ -1,0 +1,261 @@
+"""For every statement: how the code sends it, and through which indexes it has to go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from django_taskq import results
+from django_taskq.outcomes import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    Parked,
+    Retrying,
+    Snoozed,
+)
+from django_taskq.transitions import claim, enqueue, finish, operate, presence, rescue
+from django_taskq.transitions.claim import Lane
+from tests.support.population import PRIORITIES, QUEUES, id_of
+from tests.support.statements import Sent, sent_by, statements
+
+LIVE_KEY = ("django_taskq_livetask_pkey", "id")
+FINISHED_KEY = ("django_taskq_finishedtask_pkey", "id")
+# From one lane to the next, a lane, and the due part of it.
+QUEUE = ("django_taskq_live_ready", "queue_name")
+LANE = ("django_taskq_live_ready", "queue_name", "priority")
+DUE = (*LANE, "run_after")
+WORKER = ("django_taskq_live_worker", "worker_id")
+HELD = ("django_taskq_live_held", "held_for")
+SUSPECT = ("django_taskq_live_suspect", "run_after")
+# The first entries of an index, no matter which.
+READY_HEAD = ("django_taskq_live_ready",)
+
+ERROR = '{"exception_class_path": "ValueError", "message": "no \\"such\\" order", "traceback": ""}'
+
+
+@dataclass(frozen=True)
+class Case:
+    """A statement with parameters, and the scans that its plan consists of."""
+
+    name: str
+    send: Callable[[Any], object]
+    # Indexes, each with the columns that its condition names. Empty: the statement reads no rows.
+    indexes: frozenset[tuple[str, ...]] = field(default_factory=frozenset)
+    # Another choice that is as good.
+    instead: frozenset[tuple[str, ...]] | None = None
+    by: str = "worker"
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}{f'-{self.variant}' if self.variant else ''}"
+
+    @property
+    def sent(self) -> Sent:
+        """Return the statement as the code sends it."""
+        text = statements()[self.name]
+        return next(sent for sent in sent_by(self.send) if sent.text == text)
+
+
+def running(count: int) -> list[tuple[str, str]]:
+    """Return ids and claims of running tasks."""
+    return [(id_of("b", n), id_of("c", n)) for n in range(1, count + 1)]
+
+
+def lanes(*, queues: int = QUEUES, priorities: Sequence[int] = PRIORITIES) -> list[Lane]:
+    return [Lane(f"queue{n}", priority) for n in range(queues) for priority in priorities]
+
+
+def claim_from(some: Sequence[Lane], *, limit: int, floor: str = "-infinity") -> Any:
+    return lambda connection: claim.claim(
+        connection,
+        worker_id=id_of("e", 1),
+        token=str(uuid4()),
+        lanes=some,
+        floors=[floor] * len(some),
+        limit=limit,
+    )
+
+
+def complete(count: int) -> Any:
+    now = time.monotonic()
+    outcomes = [Completed(*mine, '"done"', now - 1, now) for mine in running(count)]
+    return lambda connection: finish.complete(connection, outcomes)
+
+
+def end(kind: Any, send: Any, count: int) -> Any:
+    now = time.monotonic()
+    outcomes = [kind(*mine, ERROR, now - 1, now) for mine in running(count)]
+    return lambda connection: send(connection, outcomes)
+
+
+def retry(count: int) -> Any:
+    now = time.monotonic()
+    outcomes = [Retrying(*mine, ERROR, 30.0, now - 1, now) for mine in running(count)]
+    return lambda connection: finish.retry(connection, outcomes)
+
+
+def settled(**changes: Any) -> enqueue.Settled:
+    values: dict[str, Any] = {
+        "task": "shop.tasks.send",
+        "queue_name": "default",
+        "priority": 0,
+        "max_attempts": 1,
+        "run_after": None,
+        "delay": 0.0,
+        "expires_after": None,
+        "options": None,
+    }
+    return enqueue.Settled(**{**values, **changes})
+
+
+def _cases() -> list[Case]:
+    cases: list[Case] = []
+
+    def add(
+        name: str,
+        send: Any,
+        *indexes: tuple[str, ...],
+        instead: tuple[str, ...] | None = None,
+        by: str = "worker",
+        variant: object = "",
+    ) -> None:
+        other = None if instead is None else frozenset([instead])
+        cases.append(Case(name, send, frozenset(indexes), other, by, str(variant)))
+
+    add("claim.FIND_LANES", claim.find_lanes, READY_HEAD, QUEUE, LANE, DUE)
+    add("claim.TICK", claim.tick, READY_HEAD, QUEUE, LANE, DUE, SUSPECT)
+    add("claim.COUNT_WAITING", claim.count_waiting, READY_HEAD)
+    for limit in (1, 50, 500):
+        add("claim.CLAIM", claim_from(lanes(), limit=limit), DUE, LIVE_KEY, variant=limit)
+    add(
+        "claim.CLAIM",
+        claim_from(lanes(queues=75), limit=50),
+        DUE,
+        LIVE_KEY,
+        variant="150-lanes",
+    )
+    add(
+        "claim.CLAIM",
+        claim_from(lanes()[:1], limit=50, floor="2020-01-01 00:00:00+00"),
+        DUE,
+        LIVE_KEY,
+        variant="floor",
+    )
+    add("claim.SUSPECT_QUEUES", claim.suspect_queues, SUSPECT)
+    add(
+        "claim.CLAIM_SUSPECT",
+        lambda connection: claim.claim_suspect(
+            connection, worker_id=id_of("e", 1), token=str(uuid4()), queues=["queue0", "queue1"]
+        ),
+        SUSPECT,
+        LIVE_KEY,
+    )
+    for count in (1, 50, 500):
+        add("finish.COMPLETE", complete(count), LIVE_KEY, variant=count)
+        add("finish.FAIL", end(Failed, finish.fail, count), LIVE_KEY, variant=count)
+        add("finish.CANCEL", end(Cancelled, finish.cancel, count), LIVE_KEY, variant=count)
+        add("finish.EXPIRE", end(Expired, finish.expire, count), LIVE_KEY, variant=count)
+        add("finish.RETRY", retry(count), LIVE_KEY, variant=count)
+        snoozed = [Snoozed(*mine, 5.0) for mine in running(count)]
+        add("finish.SNOOZE", lambda c, o=snoozed: finish.snooze(c, o), LIVE_KEY, variant=count)
+        parked = [Parked(*mine, "unknown:gone.task") for mine in running(count)]
+        add("finish.PARK", lambda c, o=parked: finish.park(c, o), LIVE_KEY, variant=count)
+        reports = [(*mine, '{"done": 1}') for mine in running(count)]
+        add(
+            "finish.REPORT_PROGRESS",
+            lambda c, r=reports: finish.report_progress(c, r),
+            LIVE_KEY,
+            variant=count,
+        )
+        done = [(id_of("d", n), id_of("c", n)) for n in range(1, count + 1)]
+        add("finish.CONFIRM", lambda c, d=done: finish.confirm(c, d), FINISHED_KEY, variant=count)
+    mine = running(1)[0]
+    add(
+        "finish.COMPLETE_ANYWAY",
+        lambda c: finish.complete_anyway(c, Completed(*mine, "1", 0.0, 0.0)),
+        LIVE_KEY,
+    )
+    add(
+        "finish.FAIL_ANYWAY",
+        lambda c: finish.fail_anyway(c, Failed(*mine, ERROR, 0.0, 0.0)),
+        LIVE_KEY,
+    )
+    for count in (0, 1, 500):
+        kept = [id for id, _ in running(count)]
+        add(
+            "rescue.GIVE_BACK",
+            lambda c, k=kept: rescue.give_back(c, id_of("e", 1), kept=k),
+            WORKER,
+            LIVE_KEY,
+            variant=f"{count}-kept",
+        )
+
+    def rescued(connection: Any) -> object:
+        return rescue.rescue(connection, id_of("e", 1), running=mine[0], error=ERROR)
+
+    # What a worker holds are few rows too.
+    add("rescue.CONDEMN", rescued, LIVE_KEY, instead=WORKER)
+    add("rescue.RESCUE", rescued, WORKER, LIVE_KEY)
+    add(
+        "rescue.READ_RUNNING",
+        lambda c: rescue.read_running(c, id_of("e", 1), mine[0]),
+        LIVE_KEY,
+        instead=WORKER,
+    )
+    add(
+        "operate.CANCEL_WAITING",
+        lambda c: operate.cancel_waiting("default", mine[0], error=ERROR),
+        LIVE_KEY,
+        by="user",
+    )
+    for count in (1, 300):
+        names = [f"gone.task{n}" for n in range(count)]
+        add(
+            "operate.RESUME",
+            lambda c, n=names: operate.resume_known(c, n),
+            HELD,
+            LIVE_KEY,
+            variant=f"{count}-names",
+        )
+    add(
+        "results.READ",
+        lambda c: results.read_row("default", mine[0]),
+        LIVE_KEY,
+        FINISHED_KEY,
+        by="user",
+    )
+    row = enqueue.NewRow(id_of("a", 1), "[1]", "{}")
+    add(
+        "enqueue.ENQUEUE",
+        lambda c: enqueue.enqueue("default", settled(expires_after=60.0), row),
+        by="user",
+    )
+    add(
+        "enqueue.HINT",
+        lambda c: enqueue.hint("default"),
+        by="user",
+    )
+    worker = id_of("e", 1)
+    add(
+        "presence.ARRIVE",
+        lambda c: presence.arrive(
+            c, id=id_of("f", 1), kind="CHILD", parent_id=None, host="here", pid=1, info={}
+        ),
+    )
+    add("presence.SET_PID", lambda c: presence.set_pid(c, id=worker, pid=2))
+    add("presence.BEAT", lambda c: presence.beat(c, [worker]))
+    add("presence.LEAVE", lambda c: presence.leave(c, [worker]))
+    add("presence.TABLES_EXIST", presence.tables_exist)
+    return cases
+
+
+CASES = _cases()
+
+# COPY has no plan, and SHARED_TIMES reads no table: it is sent right before COPY.
+WITHOUT_PLAN = frozenset({"enqueue.COPY", "enqueue.SHARED_TIMES"})

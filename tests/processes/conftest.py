@@ -1,0 +1,83 @@
+"""Real workers on the tests' database: nothing here runs in a transaction of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import environ
+import pytest
+from django.db import connection
+
+from tests.processes.support import Gate, Ledger, TaskWorker, tables
+from tests.support.databases import empty_database, migrate, url_of
+
+Starter = Callable[..., TaskWorker]
+
+
+@pytest.fixture(scope="session")
+def database_url(server_url: str) -> Iterator[str]:
+    """Yield the URL of a migrated database: Django's cannot be kept over several tests."""
+    with empty_database(server_url) as name:
+        url = url_of(server_url, name)
+        migrate(url)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def use_database(django_db_blocker: Any) -> Callable[[str], AbstractContextManager[None]]:
+    """Return a context manager that points Django at a database with empty tables."""
+
+    @contextmanager
+    def use(url: str) -> Iterator[None]:
+        settings = mock.patch.dict(connection.settings_dict, environ.Env.db_url_config(url))
+        with django_db_blocker.unblock(), settings:
+            connection.close()
+            try:
+                with tables():
+                    yield
+            finally:
+                connection.close()
+
+    return use
+
+
+@pytest.fixture
+def database(database_url: str, use_database: Any) -> Iterator[str]:
+    """Yield the URL of a database with empty tables, to which Django is connected too."""
+    with use_database(database_url):
+        yield database_url
+
+
+@pytest.fixture
+def start(database: str, tmp_path: Path) -> Iterator[Starter]:
+    """Start workers on the tests' database, and stop them after the test."""
+    with ExitStack() as running:
+
+        def start_one(
+            *arguments: str, children: int = 2, ready: bool = True, **options: Any
+        ) -> TaskWorker:
+            worker = TaskWorker(
+                ("-c", str(children), *arguments), url=database, directory=tmp_path, **options
+            )
+            running.callback(worker.stop)
+            if ready:
+                worker.wait_until_ready(children)
+            return worker
+
+        yield start_one
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """Return an empty ledger."""
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """Return a closed gate."""
+    return Gate(tmp_path / "gate")

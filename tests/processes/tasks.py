@@ -1,0 +1,283 @@
+"""Tasks whose arguments tell them how to behave. Real workers run them, tests watch.
+
+A *ledger* is a file to which each start appends a line: what a row cannot tell, it can (how often
+a task has started, when, and in which process). A *gate* is a file for which a task waits.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+from django.utils import timezone, translation
+
+from django_taskq import Cancel, Retry, Snooze, TaskContext, task
+from django_taskq.exceptions import SoftTimeLimit
+
+# The longest that a task waits for its gate: a test that fails leaves nothing behind for long.
+PATIENCE = 60.0
+
+_whoever = contextvars.ContextVar("whoever", default="nobody")
+
+
+def write(ledger: str, tag: str) -> None:
+    """Append who runs what when; one write, so that lines of several processes do not mix."""
+    line = f"{tag} {os.getpid()} {time.monotonic():.6f}\n"
+    file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+def pass_gate(gate: str) -> None:
+    """Return when the gate is open."""
+    deadline = time.monotonic() + PATIENCE
+    while not Path(gate).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(gate)
+        time.sleep(0.005)
+
+
+@task
+def add(a: int, b: int) -> int:
+    """Return a sum."""
+    return a + b
+
+
+@task
+def note(ledger: str, tag: str, seconds: float = 0.0, gate: str | None = None) -> int:
+    """Write into the ledger, take some time, and return the process id."""
+    write(ledger, tag)
+    if seconds:
+        time.sleep(seconds)
+    if gate is not None:
+        pass_gate(gate)
+    return os.getpid()
+
+
+@task
+def hold_the_gil(ledger: str, tag: str, seconds: int) -> None:
+    """Stay in C code that does not let other threads run, as some extension modules do."""
+    write(ledger, tag)
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+@task
+def fail(message: str) -> None:
+    """Raise a ValueError."""
+    raise ValueError(message)
+
+
+@task(takes_context=True, max_attempts=3, backoff=(0.3, 0.6))
+def fail_until(context: TaskContext, ledger: str, attempt: int) -> int:
+    """Fail until this attempt; waits 0.3 s before the second, 0.6 s before the third."""
+    write(ledger, str(context.attempt))
+    if context.attempt < attempt:
+        raise ConnectionError(f"attempt {context.attempt}")
+    return context.attempt
+
+
+@task(max_attempts=2, backoff=30)
+def ask_for_retry(ledger: str, delay: float) -> None:
+    """Raise Retry with a delay of its own."""
+    write(ledger, "started")
+    raise Retry("not yet", delay=delay)
+
+
+@task(takes_context=True)
+def snooze_until(context: TaskContext, gate: str) -> int:
+    """Snooze until the gate is open; return the number of the attempt."""
+    if not Path(gate).exists():
+        raise Snooze(0.1)
+    return context.attempt
+
+
+@task(max_attempts=5)
+def cancel_itself(reason: str) -> None:
+    """Raise Cancel."""
+    raise Cancel(reason)
+
+
+@task
+def raise_as(kind: str) -> None:
+    """Raise what is no Exception: it must not end the process."""
+    raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[kind]("by the task")
+
+
+@task
+def unstorable() -> object:
+    """Return what JSON cannot hold."""
+    return object()
+
+
+@task
+def unstorable_text() -> str:
+    """Return JSON that PostgreSQL cannot hold."""
+    return "a\x00b"
+
+
+@task(takes_context=True)
+def report(context: TaskContext, gate: str) -> str:
+    """Report progress, then wait."""
+    context.progress(1, 4, "a quarter")
+    pass_gate(gate)
+    context.progress(4, 4, "all")
+    return "done"
+
+
+@task(soft_timeout=0.3)
+def tidy_up_when_late(ledger: str) -> str:
+    """Run too long, notice, and end by itself."""
+    try:
+        time.sleep(PATIENCE)
+    except SoftTimeLimit:
+        write(ledger, "tidied")
+        return "late"
+    return "in time"
+
+
+@task(soft_timeout=0.3)
+def run_past_the_soft_limit() -> None:
+    """Run too long and do not notice."""
+    time.sleep(PATIENCE)
+
+
+@task(timeout=1.0)
+def run_past_the_hard_limit(ledger: str) -> None:
+    """Start a program, write its process id down, and hang together with it."""
+    program = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({PATIENCE})"])
+    write(ledger, f"program:{program.pid}")
+    program.wait()
+
+
+@task(timeout=0.5, max_attempts=2, backoff=0)
+def hang_once(ledger: str) -> str:
+    """Hang in C code at the first attempt."""
+    first = not Path(ledger).exists()
+    write(ledger, "started")
+    if first:
+        ctypes.PyDLL(None).sleep(int(PATIENCE))
+    return "second time"
+
+
+@task
+def start_and_terminate() -> int:
+    """Start a program and stop it by SIGTERM, as tasks do; return its exit code."""
+    program = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({PATIENCE})"])
+    program.terminate()
+    try:
+        return program.wait(5)
+    finally:
+        program.kill()
+        program.wait()
+
+
+@task
+def die(ledger: str, tag: str = "died", times: int = 99, code: int | None = None) -> str:
+    """Kill the process (or exit it with a code) the first so many times."""
+    write(ledger, tag)
+    if Path(ledger).read_text().count(f"{tag} ") > times:
+        return "survived"
+    if code is not None:
+        os._exit(code)
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(PATIENCE)
+    raise AssertionError("still alive")
+
+
+@task(takes_context=True)
+def work_until_stopped(context: TaskContext, ledger: str) -> str:
+    """Work until the worker is asked to stop, and put the work down."""
+    write(ledger, "started")
+    deadline = time.monotonic() + PATIENCE
+    while not context.is_stopping:
+        if time.monotonic() > deadline:
+            return "never asked"
+        time.sleep(0.01)
+    return "asked to stop"
+
+
+@task
+def enqueue_more(ledger: str, depth: int) -> None:
+    """Enqueue itself until the depth is used up."""
+    write(ledger, f"depth:{depth}")
+    if depth:
+        enqueue_more.enqueue(ledger, depth - 1)
+
+
+@task
+def enqueue_and_fail(ledger: str) -> None:
+    """Enqueue in a transaction that is rolled back by an error."""
+    with transaction.atomic():
+        note.enqueue(ledger, "never")
+        raise ValueError("rolled back")
+
+
+@task
+def write_group(name: str) -> int:
+    """Write with the ORM; return the backend of the connection."""
+    with transaction.atomic():
+        Group.objects.create(name=name)
+    return backend()
+
+
+def backend() -> int:
+    """Return the process id of the server's side of this connection."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
+
+
+@task
+def leave_things_behind(name: str) -> int:
+    """Change everything that a task can change around it and tidy nothing up."""
+    translation.activate("de")
+    timezone.activate("Asia/Kathmandu")
+    _whoever.set("somebody")
+    transaction.set_autocommit(False)
+    Group.objects.create(name=name)
+    return os.getpid()
+
+
+@task
+def leave_an_atomic_block_open(name: str) -> int:
+    """Enter a transaction and never leave it."""
+    transaction.atomic().__enter__()
+    Group.objects.create(name=name)
+    return os.getpid()
+
+
+@task
+def break_the_connection() -> None:
+    """Lose the connection in the middle of a transaction and swallow the error."""
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        except Exception:
+            return
+    raise AssertionError("the connection is still there")
+
+
+@task
+def look_around() -> dict[str, Any]:
+    """Return what of earlier tasks can be seen."""
+    groups = list(Group.objects.order_by("name").values_list("name", flat=True))
+    return {
+        "pid": os.getpid(),
+        "language": translation.get_language(),
+        "timezone": timezone.get_current_timezone_name(),
+        "whoever": _whoever.get(),
+        "autocommit": connection.get_autocommit(),
+        "in_atomic_block": connection.in_atomic_block,
+        "groups": groups,
+    }

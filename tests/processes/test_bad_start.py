@@ -1,0 +1,181 @@
+"""A worker that cannot start says why, in words that help, and with an exit code."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from example_project import embedded_postgres
+from tests.processes.conftest import Starter
+from tests.support.databases import empty_database, migrate, url_of
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = "from tests.processes.settings import *\n"
+
+
+def make_app(directory: Path, name: str, tasks: str) -> None:
+    """Write an app with a tasks.py."""
+    (directory / name).mkdir(parents=True)
+    (directory / name / "__init__.py").touch()
+    (directory / name / "tasks.py").write_text(tasks)
+
+
+def test_a_tasks_py_that_cannot_be_imported_shows_its_traceback(
+    start: Starter, tmp_path: Path
+) -> None:
+    make_app(tmp_path, "shop", "import no_such_module\n")
+    (tmp_path / "project.py").write_text(SETTINGS + "INSTALLED_APPS = [*INSTALLED_APPS, 'shop']\n")
+    worker = start(ready=False, settings="project")
+    assert worker.wait() == 1
+    assert "shop.tasks" in worker.output
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in worker.output
+    assert "tasks registered" not in worker.output
+
+
+def test_a_project_that_fails_only_in_the_nursery_shows_its_traceback(
+    start: Starter, tmp_path: Path
+) -> None:
+    # Such a project exists: what it does at import depends on the process that imports it.
+    make_app(
+        tmp_path,
+        "shop",
+        "import os, sys\n"
+        "if 'DJANGO_TASKQ_DATABASE_NAMES' in os.environ:\n"
+        "    raise RuntimeError('not in here')\n",
+    )
+    (tmp_path / "project.py").write_text(SETTINGS + "INSTALLED_APPS = [*INSTALLED_APPS, 'shop']\n")
+    worker = start(ready=False, settings="project")
+    assert worker.wait() == 1
+    assert "The project could not be loaded" in worker.output
+    assert "RuntimeError: not in here" in worker.output
+
+
+def test_a_broken_tasks_py_of_an_installed_package_is_only_a_warning(
+    start: Starter, tmp_path: Path
+) -> None:
+    packages = tmp_path / "packages"
+    make_app(packages, "celery_app", "import celery_is_not_here\n")
+    (tmp_path / "project.py").write_text(
+        # As an installed package lies: among those of this Python.
+        "import sys, sysconfig\n"
+        f"sys.path.append({str(packages)!r})\n"
+        "get_path = sysconfig.get_path\n"
+        f"sysconfig.get_path = lambda name, *rest: {str(packages)!r} if name == 'purelib' "
+        "else get_path(name, *rest)\n"
+        + SETTINGS
+        + "INSTALLED_APPS = [*INSTALLED_APPS, 'celery_app']\n"
+    )
+    worker = start("--burst", ready=False, settings="project")
+    assert worker.wait() == 0
+    assert "celery_app.tasks" in worker.output
+    assert "celery_is_not_here" in worker.output
+    assert "tasks registered" in worker.output
+
+
+def test_two_tasks_with_one_name_are_refused(start: Starter, tmp_path: Path) -> None:
+    make_app(
+        tmp_path,
+        "shop",
+        "from django_taskq import task\n"
+        "@task(name='pay')\ndef pay_by_card(): ...\n"
+        "@task(name='pay')\ndef pay_by_invoice(): ...\n",
+    )
+    (tmp_path / "project.py").write_text(SETTINGS + "INSTALLED_APPS = [*INSTALLED_APPS, 'shop']\n")
+    worker = start(ready=False, settings="project")
+    assert worker.wait() == 1
+    assert 'Two tasks are called "pay"' in worker.output
+    assert "shop/tasks.py:2" in worker.output and "shop/tasks.py:4" in worker.output
+    assert "Traceback" not in worker.output
+
+
+def test_missing_tables_name_the_command_that_makes_them(
+    start: Starter, server_url: str
+) -> None:
+    with empty_database(server_url) as name:
+        worker = start(ready=False, environment={"DATABASE_URL": url_of(server_url, name)})
+        assert worker.wait() == 1
+        assert "manage.py migrate" in worker.output
+        assert "Traceback" not in worker.output
+
+
+def test_another_engine_is_refused(start: Starter, tmp_path: Path) -> None:
+    (tmp_path / "project.py").write_text(
+        SETTINGS + "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', "
+        "'NAME': 'db.sqlite3'}}\n"
+    )
+    worker = start(ready=False, settings="project")
+    assert worker.wait() == 1
+    assert "PostgreSQL" in worker.output and "SQLite" in worker.output
+    assert "django_taskq.E001" in worker.output
+    assert "Traceback" not in worker.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('{"CONCURENCY": 3}', 'Did you mean "CONCURRENCY"?'),
+        ('{"LISTEN": "no"}', "True or False"),
+    ],
+)
+def test_a_bad_setting_is_refused(
+    setting: str, message: str, start: Starter, tmp_path: Path
+) -> None:
+    (tmp_path / "project.py").write_text(SETTINGS + f"DJANGO_TASKQ = {setting}\n")
+    worker = start(ready=False, settings="project")
+    assert worker.wait() == 1
+    assert message in worker.output
+    assert "Traceback" not in worker.output
+
+
+def test_a_database_that_is_down_is_waited_for_and_then_given_up(
+    start: Starter, tmp_path: Path
+) -> None:
+    (tmp_path / "project.py").write_text(SETTINGS + "DJANGO_TASKQ = {'DATABASE_WAIT': 1.5}\n")
+    worker = start(
+        ready=False,
+        settings="project",
+        environment={"DATABASE_URL": f"postgresql://postgres@/nowhere?host={tmp_path}"},
+    )
+    worker.wait_for("waiting up to 1.5 s")
+    told = time.monotonic()
+    assert worker.wait(20) == 75
+    assert time.monotonic() - told >= 1.0
+    assert "No database after 1.5 s" in worker.output
+    assert "Traceback" not in worker.output
+
+
+def test_a_worker_that_waits_for_its_database_starts_when_it_comes(
+    start: Starter, tmp_path: Path
+) -> None:
+    server = embedded_postgres.Server(tmp_path / "postgres", fast=True)
+    server.start()
+    url = server.url
+    try:
+        migrate(url)
+        from tests.processes.test_database_lost import PrivateServer
+
+        private = PrivateServer(url)
+        private.crash()
+        worker = start("--burst", ready=False, environment={"DATABASE_URL": url})
+        worker.wait_for("waiting up to 60 s")
+        private.start()
+        assert worker.wait() == 0
+        assert "tasks registered" in worker.output
+    finally:
+        server.stop()
+        server.remove()
+
+
+def test_a_worker_that_waits_for_its_database_can_be_stopped(
+    start: Starter, tmp_path: Path
+) -> None:
+    worker = start(
+        ready=False,
+        environment={"DATABASE_URL": f"postgresql://postgres@/nowhere?host={tmp_path}"},
+    )
+    worker.wait_for("waiting up to")
+    worker.send(15)
+    assert worker.wait(5) == 0

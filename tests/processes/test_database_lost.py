@@ -1,0 +1,205 @@
+"""The database goes away and comes back: a worker backs off, resumes, and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from django_taskq.models import FinishedTask
+from example_project import embedded_postgres
+from tests.processes import tasks
+from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
+from tests.processes.test_crashes import warm_up
+from tests.support.databases import migrate
+
+pytestmark = pytest.mark.slow
+
+
+class PrivateServer:
+    """A PostgreSQL that a test may crash and bring back at the same address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with psycopg.connect(url) as connection:
+            row = connection.execute("SHOW data_directory").fetchone()
+        assert row is not None
+        self.data = row[0]
+        self._log = str(Path(self.data).parent / "postgres.log")
+        socket = Path(url.partition("host=")[2])
+        owner = Path(self.data).stat()
+        self._programs = embedded_postgres.Programs(
+            (socket.parent / "bin").resolve(),
+            (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else None,
+        )
+        # The first word is the program; the others are what it was started with.
+        options = shlex.split((Path(self.data) / "postmaster.opts").read_text())[1:]
+        self._options = shlex.join(options)
+
+    def crash(self) -> None:
+        """Stop without ado: connections break, and a recovery follows at the next start."""
+        self._call("stop", "-w", "-m", "immediate")
+
+    def start(self) -> None:
+        """Bring it back."""
+        self._call("start", "-w", "-l", self._log, "-o", self._options)
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        return Path(self._log).read_text(errors="replace")
+
+    def _call(self, *arguments: str) -> None:
+        answer = self._programs.call("pg_ctl", *arguments, "-s", "-D", self.data)
+        assert answer.returncode == 0, answer.stderr
+
+
+@pytest.fixture(scope="module")
+def private_server() -> Iterator[PrivateServer]:
+    with embedded_postgres.serve(fast=True) as url:
+        migrate(url)
+        yield PrivateServer(url)
+
+
+@pytest.fixture
+def private_database(private_server: PrivateServer, use_database: Any) -> Iterator[PrivateServer]:
+    with use_database(private_server.url):
+        yield private_server
+
+
+@pytest.fixture
+def private_worker(private_database: PrivateServer, tmp_path: Path) -> Iterator[TaskWorker]:
+    worker = TaskWorker(("-c", "2"), url=private_database.url, directory=tmp_path)
+    try:
+        worker.wait_until_ready(2)
+        yield worker
+    finally:
+        worker.stop()
+
+
+def test_a_crash_of_the_database_while_tasks_run_loses_nothing(
+    private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger, gate: Gate
+) -> None:
+    from django.db import connection
+
+    warm_up(ledger, 1)
+    running = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
+    ledger.start_of("runs")
+    waiting = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.002) for i in range(600)])
+    wait_until(lambda: len(ledger.starts()) > 20)
+    private_database.crash()
+    connection.close()
+    # A task that runs is not disturbed; its outcome waits for the database.
+    gate.open()
+    private_worker.wait_for("trying again")
+    private_database.start()
+    for result in [running, *waiting]:
+        result.wait(timeout=30)
+    assert statuses() == {}
+    assert FinishedTask.objects.filter(crashes__gt=0).count() == 0
+    starts = Counter(ledger.tags())
+    assert len(starts) == 601
+    # What was answered by a COMMIT that nobody heard may have run; nothing else runs twice.
+    assert starts["runs"] == 1
+    # It goes on as before, with the same processes and without a growing log.
+    assert tasks.add.enqueue(1, 1).wait(timeout=20) == 2
+    assert len(re.findall("trying again", private_worker.output)) < 60
+
+
+def test_lost_connections_during_a_drain_lose_nothing(
+    private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger
+) -> None:
+    warm_up(ledger, 1)
+    results = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.001) for i in range(2000)])
+    lost = 0
+    for portion in range(200, 1600, 200):
+        wait_until(lambda least=portion: len(ledger.starts()) >= least)  # type: ignore[misc]
+        ((count,),) = sql(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'taskworker%%' AND datname = current_database()"
+        )
+        lost += count
+    assert lost > 10
+    for result in results:
+        result.wait(timeout=60)
+    assert statuses() == {}
+    starts = Counter(ledger.tags())
+    assert len(starts) == 2000
+    twice = [tag for tag, count in starts.items() if count > 1]
+    # Only an outcome whose connection died before its COMMIT could be sent again, and that is
+    # kept and sent again; so nothing that has started starts once more.
+    assert twice == []
+
+
+def test_a_claim_whose_answer_was_lost_is_found(
+    private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger
+) -> None:
+    assert tasks.add.enqueue(1, 1).wait(timeout=20) == 2
+    child = next(iter(private_worker.children().values()))
+    results = [
+        tasks.note.using(run_after=3600).enqueue(ledger.path, f"lost:{i}") for i in range(3)
+    ]
+    # As a claim leaves them whose COMMIT has been done and whose answer has got lost.
+    sql(
+        "UPDATE django_taskq_livetask SET status = 'RUNNING', run_after = statement_timestamp(), "
+        "claim = %s, worker_id = %s, started_at = statement_timestamp(), attempts = 1",
+        uuid4(),
+        child,
+    )
+    sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name LIKE 'taskworker child%%' AND datname = current_database()"
+    )
+    for result in results:
+        result.wait(timeout=20)
+        assert result.attempts == 1
+    assert sorted(ledger.tags()) == ["lost:0", "lost:1", "lost:2"]
+
+
+def test_a_stop_while_the_database_is_away_ends_all_the_same(
+    private_worker: TaskWorker, private_database: PrivateServer
+) -> None:
+    from django.db import connection
+
+    private_worker.children()
+    private_database.crash()
+    connection.close()
+    try:
+        private_worker.wait_for("trying again")
+        private_worker.send(3)
+        private_worker.wait(20)
+    finally:
+        private_database.start()
+    assert "Traceback" not in private_worker.output
+
+
+def test_an_idle_worker_sends_at_most_two_queries_a_second(
+    private_worker: TaskWorker, private_database: PrivateServer
+) -> None:
+    assert tasks.add.enqueue(1, 1).wait(timeout=20) == 2
+    sql("ALTER SYSTEM SET log_statement = 'all'")
+    sql("ALTER SYSTEM SET log_line_prefix = '%%m <%%a> '")
+    sql("SELECT pg_reload_conf()")
+    # Ours, but for those of the tests.
+    statement = re.compile(r"^(\S+ \S+) \S+ <taskworker.*> LOG:  (?:statement|execute [^:]*): (.*)")
+    try:
+        begin = len(private_database.log())
+        sql("SELECT pg_sleep(6)")
+        sent = statement_lines(private_database.log()[begin:], statement)
+    finally:
+        sql("ALTER SYSTEM RESET ALL")
+        sql("SELECT pg_reload_conf()")
+    assert len(sent) >= 5, "nothing was counted"
+    assert len(sent) / 6 <= 2, sent
+
+
+def statement_lines(log: str, statement: re.Pattern[str]) -> list[str]:
+    """Return the statements of a server's log."""
+    return [match.group(2) for line in log.splitlines() if (match := statement.match(line))]

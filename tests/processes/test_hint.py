@@ -1,0 +1,54 @@
+"""How soon an idle worker starts what is enqueued."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+from django.db import transaction
+
+from tests.processes import tasks
+from tests.processes.conftest import Starter
+from tests.processes.support import Ledger
+
+pytestmark = pytest.mark.slow
+
+
+def latencies(ledger: Ledger, count: int) -> list[float]:
+    """Enqueue one after the other; return how long each waited for its start."""
+    waited = []
+    for number in range(count):
+        with transaction.atomic():
+            result = tasks.note.enqueue(ledger.path, f"n{number}")
+        committed = time.monotonic()
+        result.wait(timeout=20)
+        waited.append(ledger.start_of(f"n{number}").at - committed)
+    return waited
+
+
+def test_a_hint_wakes_an_idle_worker(start: Starter, ledger: Ledger) -> None:
+    start(children=2)
+    waited = latencies(ledger, 9)
+    assert median(waited) < 0.5, waited
+    assert max(waited) < 2.0, waited
+
+
+def test_without_hints_a_task_starts_at_the_next_tick(
+    start: Starter, ledger: Ledger, tmp_path: Path
+) -> None:
+    (tmp_path / "deaf.py").write_text(
+        "from tests.processes.settings import *\nDJANGO_TASKQ = {'LISTEN': False}\n"
+    )
+    start(children=2, settings="deaf")
+    waited = latencies(ledger, 5)
+    assert median(waited) < 1.5, waited
+
+
+def test_a_task_due_soon_starts_when_it_is_due(start: Starter, ledger: Ledger) -> None:
+    start(children=1)
+    results = [tasks.note.using(run_after=0.7).enqueue(ledger.path, f"n{i}") for i in range(3)]
+    for result in results:
+        result.wait(timeout=20)
+        assert 0 <= (result.started_at - result.run_after).total_seconds() < 1.5

@@ -1,0 +1,78 @@
+"""A task that takes long does not keep others waiting behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from tests.processes import tasks
+from tests.processes.conftest import Starter
+from tests.processes.support import Gate, Ledger, statuses, wait_until
+from tests.processes.test_crashes import warm_up
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        pytest.param(lambda ledger: tasks.note.enqueue(
+            ledger.path, "long", seconds=6), id="that-sleeps"),
+        pytest.param(lambda ledger: tasks.hold_the_gil.enqueue(
+            ledger.path, "long", 6), id="that-holds-the-gil"),
+    ],
+)  # fmt: skip
+def test_tasks_claimed_behind_a_long_one_start_elsewhere_within_two_seconds(
+    long: Any, start: Starter, ledger: Ledger, gate: Gate
+) -> None:
+    start(children=2)
+    warm_up(ledger, 2)
+    # One child is kept busy, so that the other one claims all that follows.
+    busy = tasks.note.enqueue(ledger.path, "busy", gate=gate.path)
+    ledger.start_of("busy")
+    with transaction.atomic():
+        result = long(ledger)
+        behind = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(20)])
+    began = ledger.start_of("long").at
+    wait_until(lambda: statuses()["RUNNING"] == 22, 0.8, "they were claimed behind the long task")
+    gate.open()
+    busy.wait(timeout=20)
+    for one in behind:
+        one.wait(timeout=20)
+    result.refresh()
+    assert result.row_status == "RUNNING", "the long task is no more"
+    others = [s for s in ledger.starts() if s.tag.startswith("n")]
+    assert len({s.tag for s in others}) == len(others) == 20, "some have started twice"
+    assert max(s.at for s in others) - began < 2.0
+    assert {one.attempts for one in behind} == {1}
+    result.wait(timeout=20)
+    assert ledger.tags().count("long") == 1
+
+
+def test_a_long_task_claims_nothing_to_wait_behind_it(
+    start: Starter, ledger: Ledger, gate: Gate
+) -> None:
+    start(children=1)
+    warm_up(ledger, 1)
+    long = tasks.note.enqueue(ledger.path, "long", gate=gate.path)
+    ledger.start_of("long")
+    waiting = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(20)])
+    wait_until(lambda: statuses() == {"RUNNING": 1, "READY": 20}, 5, "they are free for others")
+    gate.open()
+    for result in [long, *waiting]:
+        result.wait(timeout=20)
+    assert len(ledger.starts()) == 21
+
+
+def test_tasks_given_back_are_not_late_when_nobody_else_is_idle(
+    start: Starter, ledger: Ledger
+) -> None:
+    start(children=1)
+    warm_up(ledger, 1)
+    results = tasks.note.enqueue_many([(ledger.path, "long", 2.5), (ledger.path, "next")])
+    for result in results:
+        result.wait(timeout=20)
+    long, following = ledger.start_of("long"), ledger.start_of("next")
+    assert following.at - long.at < 2.5 + 1.5

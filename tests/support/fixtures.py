@@ -1,0 +1,26 @@
+"""Fixtures that several directories of tests share; each imports what it needs in its conftest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from django_taskq import db
+from tests.support import rows
+
+
+@pytest.fixture
+def connection(django_db_setup: None) -> Iterator[db.Connection]:
+    """Yield a worker's connection to the test database; what is done on it is undone."""
+    with (
+        db.worker_connection("default", name="test") as opened,
+        opened.transaction(force_rollback=True),
+    ):
+        yield opened
+
+
+@pytest.fixture
+def worker_id(connection: db.Connection) -> str:
+    """Return the id of a worker process that has arrived."""
+    return rows.add_worker(connection)

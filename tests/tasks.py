@@ -1,0 +1,152 @@
+"""Sample tasks: their arguments tell them how to behave. Workers that tests start know them too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+
+from django_taskq import Cancel, Retry, Snooze, TaskContext, task
+
+# The longest that a sample task waits for a test to let it go.
+PATIENCE = 30.0
+
+
+@task
+def add(a: int, b: int = 0) -> int:
+    """Return a sum."""
+    return a + b
+
+
+@task
+async def add_async(a: int, b: int = 0) -> int:
+    """Return a sum, on an event loop."""
+    return a + b
+
+
+@task
+def echo(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return what it was called with."""
+    return {"args": list(args), "kwargs": kwargs}
+
+
+@task
+def nothing() -> None:
+    """Do nothing."""
+
+
+@task(name="samples.named", queue_name="mail", priority=7)
+def named(subject: str, *, urgent: bool = False) -> str:
+    """Return the subject; has a name, a queue and a priority of its own."""
+    return f"{subject}!" if urgent else subject
+
+
+@task(store_result=False)
+def forgetful(value: Any = None) -> Any:
+    """Return a value that is not kept."""
+    return value
+
+
+@task
+def unstorable() -> object:
+    """Return what JSON cannot hold."""
+    return object()
+
+
+@task
+def fail(message: str = "it did not work") -> None:
+    """Raise a ValueError."""
+    raise ValueError(message)
+
+
+@task(max_attempts=3, backoff=0, retry_on=(ConnectionError, OSError), give_up_on=FileNotFoundError)
+def fail_as(kind: str, message: str = "") -> None:
+    """Raise the built-in exception of this name; three attempts, unless it is hopeless."""
+    raise {
+        "ConnectionError": ConnectionError,
+        "FileNotFoundError": FileNotFoundError,
+        "SystemExit": SystemExit,
+        "ValueError": ValueError,
+    }[kind](message)
+
+
+@task(takes_context=True, max_attempts=5, backoff=0)
+def succeed_at(context: TaskContext, attempt: int) -> int:
+    """Fail until the given attempt, then return its number."""
+    if context.attempt < attempt:
+        raise ConnectionError(f"attempt {context.attempt}")
+    return context.attempt
+
+
+@task(max_attempts=3, backoff=0)
+def say(word: str, seconds: float = 0.0, message: str = "") -> None:
+    """Raise Retry, Snooze or Cancel."""
+    if word == "retry":
+        raise Retry(message, delay=seconds)
+    if word == "snooze":
+        raise Snooze(seconds)
+    if word == "cancel":
+        raise Cancel(message)
+    raise ValueError(f"say what? {word}")
+
+
+@task(takes_context=True)
+def report(context: TaskContext, done: int, total: int, message: str = "") -> dict[str, Any]:
+    """Report progress and return what the context tells about the task."""
+    context.progress(done, total, message)
+    return {
+        "id": context.task_result.id,
+        "attempt": context.attempt,
+        "max_attempts": context.max_attempts,
+        "is_stopping": context.is_stopping,
+    }
+
+
+@task(takes_context=True)
+async def report_async(context: TaskContext, done: int, total: int) -> int:
+    """Report progress from an event loop."""
+    context.progress(done, total)
+    return context.attempt
+
+
+@task
+def note(path: str, line: str = "ran", until: str | None = None) -> int:
+    """Append a line to a file, then wait until another file exists; return the process id."""
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
+    if until is not None:
+        wait_for_file(until)
+    return os.getpid()
+
+
+@task
+def die(path: str | None = None, number: int = signal.SIGKILL) -> None:
+    """Append a line to a file, then kill the process that runs it."""
+    if path is not None:
+        with Path(path).open("a") as file:
+            file.write("started\n")
+    os.kill(os.getpid(), number)
+    wait_for_file("/nonexistent")
+
+
+@task
+def enqueue_another(value: int, *, roll_back: bool = False) -> str:
+    """Enqueue `add` in a transaction, which may be rolled back; return the other task's id."""
+    with transaction.atomic():
+        other = add.enqueue(value)
+        if roll_back:
+            transaction.set_rollback(True)
+    return other.id
+
+
+def wait_for_file(path: str) -> None:
+    """Return when a file exists. Raise TimeoutError if nobody makes it."""
+    deadline = time.monotonic() + PATIENCE
+    while not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(0.005)

@@ -1,0 +1,202 @@
+"""System checks: each mistake has an id, names what is wrong, and says the way out."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import pytest
+from django.core import checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connections
+from django.test import override_settings
+
+from django_taskq import registry, task
+from django_taskq.checks import (
+    check_database,
+    check_default_backend,
+    check_distribution,
+    check_settings,
+    check_tasks,
+)
+from tests.rows import IMMEDIATE, OURS
+
+
+def somebody(x: int) -> int:
+    return x
+
+
+def somebody_else(x: int) -> int:
+    return x
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget afterwards what a test registered or failed to import."""
+    registry.discover()
+    monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
+    monkeypatch.setattr(registry, "_clashes", {})
+    monkeypatch.setattr(registry, "_failures", [])
+
+
+def only(messages: Any) -> checks.CheckMessage:
+    (message,) = messages
+    assert isinstance(message, checks.CheckMessage)
+    return message
+
+
+def test_an_ordinary_project_has_nothing_to_complain_about() -> None:
+    call_command("check", deploy=False, fail_level="WARNING")
+
+
+def test_our_checks_are_registered() -> None:
+    registered = {check.__name__ for check in checks.registry.registry.get_checks(True)}
+    assert {
+        "check_database",
+        "check_default_backend",
+        "check_distribution",
+        "check_settings",
+        "check_tasks",
+    } <= registered
+
+
+def test_checks_touch_no_database(django_assert_num_queries: Any, db: None) -> None:
+    with django_assert_num_queries(0):
+        checks.run_checks(include_deployment_checks=True)
+
+
+# E001
+
+
+@pytest.fixture
+def sqlite(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Add a database of the wrong kind."""
+    values = {**connections.settings["default"], "ENGINE": "django.db.backends.sqlite3"}
+    monkeypatch.setitem(
+        connections.settings, "wrong", {**values, "NAME": ":memory:", "OPTIONS": {}}
+    )
+    yield
+    del connections["wrong"]
+
+
+@pytest.mark.usefixtures("sqlite")
+@override_settings(TASKS={"default": {"BACKEND": OURS, "OPTIONS": {"DATABASE": "wrong"}}})
+def test_e001_another_database_than_postgresql() -> None:
+    error = only(check_database())
+    assert error.id == "django_taskq.E001"
+    assert '"wrong"' in error.msg
+    assert "SQLite" in error.msg
+    assert "django.db.backends.postgresql" in error.msg
+
+
+def test_e001_is_quiet_on_postgresql() -> None:
+    assert list(check_database()) == []
+
+
+@override_settings(TASKS={"default": {"BACKEND": IMMEDIATE}})
+def test_e001_looks_at_the_default_database_when_no_backend_is_ours() -> None:
+    assert list(check_database()) == []
+
+
+# E002
+
+
+@override_settings(DJANGO_TASKQ={"PAYLOAD_LIMITS": 5})
+def test_e002_an_unknown_setting() -> None:
+    error = only(check_settings())
+    assert error.id == "django_taskq.E002"
+    assert 'Did you mean "PAYLOAD_LIMIT"' in error.msg
+    with pytest.raises(SystemCheckError, match=r"django_taskq\.E002"):
+        call_command("check")
+
+
+@override_settings(TASKS={"default": {"BACKEND": OURS, "OPTIONS": {"DATABSE": "default"}}})
+def test_e002_an_unknown_option_of_the_backend() -> None:
+    with pytest.raises(SystemCheckError) as caught:
+        call_command("check")
+    text = str(caught.value)
+    assert "django_taskq.E002" in text
+    assert 'TASKS["default"]["OPTIONS"] has an unknown key \'DATABSE\'' in text
+    assert 'Did you mean "DATABASE"' in text
+
+
+@override_settings(TASKS={"default": {"BACKEND": OURS, "OPTIONS": {"DATABASE": "defualt"}}})
+def test_e002_a_database_that_is_not_among_databases() -> None:
+    with pytest.raises(SystemCheckError) as caught:
+        call_command("check")
+    text = str(caught.value)
+    assert "django_taskq.E002" in text
+    assert "'defualt'" in text
+    assert 'Did you mean "default"' in text
+
+
+# E003
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_e003_two_tasks_of_one_name() -> None:
+    task(name="shop.send")(somebody)
+    task(name="shop.send")(somebody_else)
+    error = only(check_tasks())
+    assert error.id == "django_taskq.E003"
+    assert '"shop.send"' in error.msg
+    assert error.msg.count("test_checks.py:") == 2
+    assert '@task(name="…")' in str(error.hint)
+
+
+# E005
+
+
+def test_e005_the_other_project_of_our_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(metadata, "distribution", asked.append)
+    error = only(check_distribution())
+    assert asked == ["django-taskq"]
+    assert error.id == "django_taskq.E005"
+    assert '"django-taskq"' in error.msg
+    assert error.hint == (
+        "pip uninstall -y django-taskq django-taskq-pg && pip install django-taskq-pg"
+    )
+
+
+def test_e005_is_quiet_when_only_we_are_installed() -> None:
+    assert list(check_distribution()) == []
+
+
+# Warnings
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_w008_an_installed_app_whose_tasks_cannot_be_imported() -> None:
+    registry._failures.append(
+        registry.ImportFailure(
+            app="shop",
+            module="shop.tasks",
+            traceback="Traceback …\nModuleNotFoundError: No module named 'celery'\n",
+            is_foreign=True,
+        )
+    )
+    warning = only(check_tasks())
+    assert warning.id == "django_taskq.W008"
+    assert warning.level == checks.WARNING
+    assert "shop.tasks" in warning.msg
+    assert '"shop"' in warning.msg
+    assert "No module named 'celery'" in warning.msg
+
+
+@override_settings(TASKS={"default": {"BACKEND": IMMEDIATE}})
+def test_w001_a_default_backend_that_is_not_ours() -> None:
+    warning = only(check_default_backend())
+    assert warning.id == "django_taskq.W001"
+    assert "ImmediateBackend" in warning.msg
+    assert OURS in str(warning.hint)
+
+
+@pytest.mark.parametrize("backend", [None, OURS])
+def test_w001_is_quiet_when_ours_is_the_default(backend: str | None) -> None:
+    if backend is None:
+        assert list(check_default_backend()) == []
+        return
+    with override_settings(TASKS={"default": {"BACKEND": backend}}):
+        assert list(check_default_backend()) == []

@@ -1,0 +1,495 @@
+"""The documentation builds, says the truth about names, and its examples run.
+
+A comment above a block of code in Markdown says what the tests do with it:
+
+    <!-- file: PATH -->     write it            <!-- append: PATH -->   append it to a file
+    <!-- run -->            run its commands    <!-- start -->          start its command …
+    <!-- shell -->          type it in          <!-- stop -->           … and stop that with Ctrl+C
+    <!-- new shell -->      … a new shell       <!-- sql -->            run it in the database
+
+Every other block of Python must compile.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple, get_overloads
+
+import pytest
+from django.core.management import get_commands, load_command_class
+from django.db import connection
+from psycopg.conninfo import conninfo_to_dict
+
+import django_taskq
+from django_taskq import TaskStatus, conf
+from django_taskq.models import FinishedTask, LiveTask, Worker
+from django_taskq.results import AttemptError, TaskResult
+from django_taskq.statuses import TRANSITIONS
+from django_taskq.task import Task, TaskContext
+from tests.support.databases import empty_database
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+
+
+class Block(NamedTuple):
+    """A block of code, or a mark without one."""
+
+    page: Path
+    line: int
+    mark: str
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>[^>]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$"
+    r"|^<!-- (?P<alone>stop) -->$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found["mark"] or found["alone"] or "",
+            found["language"] or "",
+            found["code"] or "",
+        )
+        for found in _BLOCK.finditer(text)
+    ]
+
+
+def python_blocks() -> list[Block]:
+    return [block for page in PAGES for block in blocks(page) if block.language == "python"]
+
+
+def sql_blocks(page: str) -> list[Block]:
+    return [block for block in blocks(DOCS / page) if block.mark.startswith("sql")]
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def test_the_documentation_builds_without_a_warning_and_loads_nothing_from_elsewhere(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("sphinx", reason="the documentation was NOT built: no sphinx (extra docs)")
+    pytest.importorskip("furo", reason="the documentation was NOT built: no furo (extra docs)")
+    pytest.importorskip("myst_parser", reason="the documentation was NOT built: no myst-parser")
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    built = subprocess.run(
+        [*build, "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")],
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    elsewhere = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*(?:src|href)=["'](?:https?:)?//""")
+    css_elsewhere = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//""")
+    for page in (tmp_path / "html").rglob("*"):
+        if page.suffix == ".html":
+            assert not elsewhere.search(page.read_text()), page
+        if page.suffix == ".css":
+            assert not css_elsewhere.search(page.read_text()), page
+
+
+@pytest.mark.parametrize("block", python_blocks(), ids=str)
+def test_python_in_the_documentation_compiles(block: Block) -> None:
+    ast.parse(block.code, str(block))
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("\n") < 150
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_imported_in_examples_exist(page: Path) -> None:
+    for block in blocks(page):
+        if block.language in {"python", "pycon"}:
+            for line in re.findall(r"from django_taskq import (.+)", block.code):
+                for name in line.split(","):
+                    assert name.strip() in django_taskq.__all__, f"{block}: {name}"
+
+
+# --- nothing is missing in the reference ----------------------------------------------------------
+
+
+def table_rows(page: str) -> list[str]:
+    return [line for line in (REFERENCE / page).read_text().splitlines() if line.startswith("| ")]
+
+
+def described(page: str, place: int = 0) -> set[str]:
+    """Return the code words in one column of a page's tables."""
+    return {
+        word
+        for row in table_rows(page)
+        for word in re.findall(r"`([^`]+)`", row.split("|")[place + 1])
+    }
+
+
+def test_every_setting_is_described_with_its_default() -> None:
+    rows = "\n".join(table_rows("settings.md"))
+    for option in fields(conf.Settings):
+        assert f"| `{option.name.upper()}` | `{option.default}` |" in rows
+
+
+def test_every_option_of_the_decorator_and_of_using_is_described() -> None:
+    options = {
+        name
+        for overload in get_overloads(django_taskq.task)
+        for name, parameter in inspect.signature(overload).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    using = {
+        name
+        for name, parameter in inspect.signature(Task.using).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert options >= {"queue_name", "max_attempts"}
+    assert options | using <= described("task.md")
+    in_using = {
+        row.split("|")[1].strip(" `"): row.split("|")[3].strip()
+        for row in table_rows("task.md")
+        if row.count("|") == 5
+    }
+    for option in options:
+        assert (in_using[option] == "no") == (option not in using), option
+
+
+def test_every_member_of_tasks_contexts_and_results_is_described() -> None:
+    inherited = {"id", "status", "is_finished", "return_value", "task_result", "args", "kwargs"}
+    for cls, page in ((TaskContext, "task.md"), (TaskResult, "results.md")):
+        members = {name for name in vars(cls) if not name.startswith("_")} - {"report", "stopping"}
+        known = {word.partition("(")[0] for word in described(page)}
+        assert members <= known, members - known
+    known = {word.partition("(")[0] for word in described("task.md") | described("results.md")}
+    assert inherited <= known
+    methods = {name for name, value in vars(Task).items() if inspect.isfunction(value)}
+    methods = {name for name in methods if not name.startswith("_")}
+    assert methods - {"get_backend", "options_for_row"} <= known
+    assert {field.name for field in fields(AttemptError)} <= known
+
+
+def test_every_check_is_described() -> None:
+    source = "".join(
+        (ROOT / "django_taskq" / name).read_text() for name in ("checks.py", "backend.py")
+    )
+    ids = set(re.findall(r'id="(django_taskq\.[EW]\d+)"', source))
+    assert len(ids) >= 6
+    assert ids == described("checks.md", 0)
+
+
+def test_every_status_and_every_arrow_is_described_and_drawn() -> None:
+    assert set(TaskStatus.values) <= described("statuses.md")
+    drawing = (DOCS / "_static" / "statuses.svg").read_text()
+    page = [[cell.strip() for cell in row.split("|")] for row in table_rows("statuses.md")]
+    for status in TaskStatus.values:
+        assert f">{status}</text>" in drawing
+    for verb, before, after in TRANSITIONS:
+        verb = verb.replace("_", " ")
+        assert verb in drawing
+        assert any(
+            row[1] == verb and (before or "–") in row[2] and after in row[3]
+            for row in page
+            if len(row) > 4
+        ), verb
+
+
+def test_every_flag_and_variable_of_the_worker_is_described() -> None:
+    command: Any = load_command_class(get_commands()["taskworker"], "taskworker")
+    parser = command.create_parser("manage.py", "taskworker")
+    djangos = {"help", "version", "verbosity", "settings", "pythonpath", "traceback"}
+    djangos |= {"no_color", "force_color", "skip_checks"}
+    described_flags = " ".join(described("taskworker.md"))
+    for action in parser._actions:
+        if action.dest not in djangos:
+            for flag in action.option_strings:
+                assert re.search(rf"(?<!\S){flag}(?!\S)", described_flags), flag
+    source = (ROOT / "django_taskq/management/commands/taskworker.py").read_text()
+    variables = set(re.findall(r"TASKWORKER_\w+", source))
+    assert variables == {w for w in described("taskworker.md", 1) if w.startswith("TASKWORKER")}
+    assert variables == set(
+        re.findall(r"`(TASKWORKER_\w+)`", (DOCS / "howto/deploy-a-worker.md").read_text())
+    )
+
+
+def test_every_exported_name_is_described() -> None:
+    assert set(django_taskq.__all__) == described("names.md")
+    errors = {
+        name
+        for name in django_taskq.__all__
+        if isinstance(getattr(django_taskq, name), type)
+        and issubclass(getattr(django_taskq, name), Exception)
+    }
+    known = {word.partition("(")[0] for word in described("exceptions.md")}
+    known |= set(re.findall(r"`(\w+)`", (REFERENCE / "exceptions.md").read_text()))
+    assert errors <= known
+
+
+def test_every_column_is_described_for_those_who_insert_by_sql() -> None:
+    text = (DOCS / "howto/plain-sql-insert.md").read_text()
+    for column in LiveTask._meta.get_fields():
+        assert f"`{column.name}`" in text, column.name
+
+
+# --- SQL ------------------------------------------------------------------------------------------
+
+
+def run_sql(block: Block, **replaced: str) -> list[Any]:
+    """Run a block's statements in the test's own transaction; return the rows of the last query."""
+    code = re.sub(r"^(BEGIN|COMMIT);$", "", block.code, flags=re.MULTILINE)
+    for old, new in replaced.items():
+        code = code.replace(old, new)
+    rows: list[Any] = []
+    with connection.cursor() as cursor:
+        for statement in code.split(";\n"):
+            if re.sub(r"--.*", "", statement).strip(" \n;"):
+                cursor.execute(statement)
+                if cursor.description:
+                    rows = cursor.fetchall() or rows
+    return rows
+
+
+@pytest.mark.django_db
+def test_the_sql_of_other_languages_enqueues_and_reads() -> None:
+    plain, full, read, grant = sql_blocks("howto/plain-sql-insert.md")
+    [[id]] = run_sql(plain)
+    row = LiveTask.objects.get(id=id)
+    assert (row.status, row.args, row.kwargs, row.queue_name) == ("READY", ["Ada"], {}, "default")
+    run_sql(full)
+    row = LiveTask.objects.get(queue_name="mail")
+    assert (row.kwargs, row.priority, row.max_attempts) == ({"name": "Ada"}, 10, 5)
+    assert row.run_after > row.enqueued_at and row.expires_at is not None
+    known = re.search(r"'([0-9a-f-]{36})'", read.code)
+    assert known is not None
+    assert run_sql(read, **{known[1]: str(id)}) == [("READY", None, "[]")]
+
+    role = f"enqueuer_{uuid.uuid4().hex[:8]}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE {role}")
+        run_sql(grant, enqueuer=role)
+        cursor.execute(f"SET LOCAL ROLE {role}")
+        assert run_sql(plain)
+        cursor.execute("RESET ROLE")
+
+
+@pytest.mark.django_db
+def test_the_sql_for_operators_does_what_the_page_says() -> None:
+    prune, recover = sql_blocks("howto/deploy-a-worker.md")
+    dead, alive = uuid.uuid4(), uuid.uuid4()
+    for id in (dead, alive):
+        Worker.objects.create(id=id, kind="CHILD", host="h", pid=1)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE django_taskq_worker SET last_seen_at = now() - interval '1 hour' WHERE id = %s",
+            [dead],
+        )
+        for worker in (dead, alive):
+            cursor.execute(
+                "INSERT INTO django_taskq_livetask "
+                "(task, queue_name, status, claim, worker_id, started_at, attempts) "
+                "VALUES ('t', %s, 'RUNNING', gen_random_uuid(), %s, now(), 1)",
+                [str(worker), worker],
+            )
+        cursor.execute(
+            "INSERT INTO django_taskq_finishedtask (task, status, finished_at) VALUES "
+            "('t', 'FAILED', now() - interval '40 days'), ('t', 'FAILED', now())"
+        )
+    run_sql(recover)
+    back, kept = (LiveTask.objects.get(queue_name=str(id)) for id in (dead, alive))
+    assert (back.status, back.attempts, back.crashes) == ("READY", 0, 1)
+    assert (kept.status, kept.attempts, kept.crashes) == ("RUNNING", 1, 0)
+    run_sql(prune)
+    assert FinishedTask.objects.count() == 1
+
+
+# --- the deployment -------------------------------------------------------------------------------
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("the systemd unit was NOT checked: no systemd-analyze")
+    text = (DOCS / "howto" / "taskworker.service").read_text()
+    here = text.replace("/srv/shop/.venv/bin/python", sys.executable)
+    assert here != text
+    unit = tmp_path / "taskworker.service"
+    unit.write_text(here)
+    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True)
+    ours = [line for line in done.stderr.splitlines() if "taskworker" in line]
+    assert ours == []
+
+
+# --- following a page -----------------------------------------------------------------------------
+
+
+# Reads blocks of an interactive session, one JSON text per line, and answers what went wrong.
+_SESSION = """
+import doctest, json, sys
+names = {}
+runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
+for line in sys.stdin:
+    said = []
+    test = doctest.DocTestParser().get_doctest(json.loads(line), names, "page", "page", 0)
+    runner.run(test, out=said.append, clear_globs=False)
+    names = test.globs
+    print(json.dumps("".join(said)), flush=True)
+"""
+
+
+class Reader:
+    """Somebody who does what a page says, in a directory of their own."""
+
+    def __init__(self, directory: Path, server_url: str, database: str) -> None:
+        self.directory = directory
+        self.database = database
+        self.processes = ExitStack()
+        self.session: subprocess.Popen[str] | None = None
+        self.worker: subprocess.Popen[str] | None = None
+        server = conninfo_to_dict(server_url)
+        given = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password"}
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DJANGO_", "PG", "PYTEST", "TASKWORKER_"))
+        } | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            **{name: str(server[key]) for name, key in given.items() if server.get(key)},
+        }
+
+    def follow(self, block: Block) -> None:
+        """Do what the mark of a block says."""
+        code = block.code.replace('"greetings_site"', f'"{self.database}"')
+        kind, _, path = block.mark.partition(": ")
+        match kind:
+            case "file":
+                (self.directory / path).write_text(code)
+            case "append":
+                with (self.directory / path).open("a") as file:
+                    file.write(f"\n\n{code}")
+            case "run":
+                for command in commands(code):
+                    self.run(*command)
+            case "start":
+                [command] = commands(code)
+                self.worker = self._popen(*command)
+            case "stop":
+                self.stop_worker()
+            case "shell" | "new shell":
+                if kind == "new shell" or self.session is None:
+                    self.session = self._popen(
+                        "python", "manage.py", "shell", "-v", "0", "-c", _SESSION
+                    )
+                self.type(block)
+
+    def run(self, *command: str) -> None:
+        done = subprocess.run(
+            self._found(command),
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
+
+    def type(self, block: Block) -> None:
+        assert self.session is not None and self.session.stdin and self.session.stdout
+        self.session.stdin.write(json.dumps(block.code) + "\n")
+        self.session.stdin.flush()
+        answer = self.session.stdout.readline()
+        assert answer == '""\n', f"{block}:\n{json.loads(answer) if answer else 'the shell ended'}"
+
+    def stop_worker(self) -> None:
+        assert self.worker is not None
+        self.worker.send_signal(signal.SIGINT)
+        said, _ = self.worker.communicate(timeout=60)
+        assert self.worker.returncode == 0, said
+
+    def _popen(self, *command: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            self._found(command),
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.callback(_end, process)
+        return process
+
+    def _found(self, command: tuple[str, ...]) -> list[str]:
+        program = shutil.which(command[0], path=self.environment["PATH"])
+        assert program is not None, command
+        return [program, *command[1:]]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+
+
+def commands(code: str) -> list[list[str]]:
+    """Return the commands of a console block, without what they print."""
+    return [
+        shlex.split(line[2:], comments=True) for line in code.splitlines() if line.startswith("$ ")
+    ]
+
+
+@contextmanager
+def reader(directory: Path, server_url: str) -> Iterator[Reader]:
+    with empty_database(server_url) as database:
+        someone = Reader(directory, server_url, database)
+        with someone.processes:
+            yield someone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "app"), [("README.md", "shop"), ("docs/tutorial/1-first-task.md", "greetings")]
+)
+def test_whoever_follows_the_page_sees_what_it_says(
+    page: str, app: str, tmp_path: Path, server_url: str
+) -> None:
+    marked = [block for block in blocks(ROOT / page) if block.mark]
+    assert {block.mark.partition(":")[0] for block in marked} >= {"file", "run", "shell"}
+    with reader(tmp_path, server_url) as someone:
+        someone.run("django-admin", "startproject", "config", ".")
+        someone.run("python", "manage.py", "startapp", app)
+        if page == "README.md":  # it begins in a project whose database is PostgreSQL
+            settings = {"ENGINE": "django.db.backends.postgresql", "NAME": someone.database}
+            with (tmp_path / "config" / "settings.py").open("a") as file:
+                file.write(f"\nDATABASES = {{'default': {settings}}}\n")
+        for block in marked:
+            someone.follow(block)

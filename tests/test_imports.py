@@ -1,0 +1,112 @@
+"""Early imports: `@task` stands in models.py files, which are imported before any model exists."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(code: str, *, cwd: Path = ROOT, **environment: str) -> str:
+    """Run a program in a fresh interpreter and return what it prints."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{cwd}", **environment},
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["django_taskq", "django_taskq.task", "django_taskq.backend", "django_taskq.registry"],
+)
+def test_importing_imports_no_model(module: str) -> None:
+    printed = run(
+        f"""
+        from django.conf import settings
+        settings.configure(DATABASES={{"default": {{"ENGINE": "django.db.backends.postgresql"}}}})
+        import sys
+        import {module}
+        from django.apps import apps
+        assert not apps.models_ready
+        print([name for name in sys.modules if name.startswith("django_taskq.models")])
+        """
+    )
+    assert printed == "[]"
+
+
+def test_a_web_process_never_imports_the_worker() -> None:
+    printed = run(
+        """
+        import sys, django
+        django.setup()
+        import django_taskq.admin, django_taskq.backend, tests.tasks
+        print([name for name in sys.modules if name.startswith("django_taskq.worker")])
+        """,
+        DJANGO_SETTINGS_MODULE="tests.settings",
+    )
+    assert printed == "[]"
+
+
+def test_starting_a_project_imports_no_tasks_module() -> None:
+    printed = run(
+        """
+        import sys, django
+        django.setup()
+        print("tests.tasks" in sys.modules)
+        """,
+        DJANGO_SETTINGS_MODULE="tests.settings",
+    )
+    assert printed == "False"
+
+
+@pytest.mark.parametrize("setting", ["", 'TASKS = {"default": {"BACKEND": "%s"}}'])
+@pytest.mark.parametrize("where", ["models.py", "__init__.py"])
+def test_a_task_may_stand_in_models_or_in_an_apps_init(
+    tmp_path: Path, where: str, setting: str
+) -> None:
+    app = tmp_path / "shop"
+    app.mkdir()
+    for name in ("__init__.py", "models.py"):
+        (app / name).touch()
+    (app / where).write_text(
+        "from django_taskq import task\n\n\n@task(max_attempts=3)\ndef send(x: int) -> int:\n"
+        "    return x\n"
+    )
+    backend = "django_taskq.backend.TaskqBackend"
+    (tmp_path / "early_settings.py").write_text(
+        "from tests.settings import *\n"
+        'INSTALLED_APPS = ["shop", *INSTALLED_APPS]\n'
+        + (setting % backend if setting else "")
+        + "\n"
+    )
+    printed = run(
+        """
+        import django
+        django.setup()
+        from django_taskq.task import find
+        import shop, shop.models
+        key = "shop.models.send" if hasattr(shop.models, "send") else "shop.send"
+        print(find(key).max_attempts, type(find(key).get_backend()).__name__)
+        """,
+        cwd=tmp_path,
+        DJANGO_SETTINGS_MODULE="early_settings",
+    )
+    assert printed == "3 TaskqBackend"
+
+
+def test_settings_may_import_what_they_need() -> None:
+    # Some projects set their backoff or a schedule in settings.py, before anything is configured.
+    assert run("import django_taskq; print(django_taskq.exponential(base=1).base)") == "1.0"

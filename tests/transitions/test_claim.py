@@ -1,0 +1,282 @@
+"""claim: which rows a process gets, in which order, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+import pytest
+
+from django_taskq.db import Connection
+from django_taskq.transitions import claim
+from django_taskq.transitions.claim import Claimed, Lane
+from tests.support import rows
+
+DEFAULT = Lane("default", 0)
+
+
+def take(
+    connection: Connection,
+    worker_id: str,
+    *lanes: Lane,
+    limit: int = 100,
+    floors: Sequence[str] | None = None,
+) -> list[Claimed]:
+    """Claim along these lanes and return what was claimed, in its order."""
+    token = str(uuid4())
+    cursor = claim.claim(
+        connection,
+        worker_id=worker_id,
+        token=token,
+        lanes=lanes or [DEFAULT],
+        floors=floors or ["-infinity"] * len(lanes or [DEFAULT]),
+        limit=limit,
+    )
+    return claim.claimed_rows(cursor, token, lanes or [DEFAULT])[0]
+
+
+def ids(claimed: Sequence[Claimed]) -> list[str]:
+    return [row.id for row in claimed]
+
+
+def test_a_claimed_task_runs_under_the_token_of_its_claim(
+    connection: Connection, worker_id: str
+) -> None:
+    id = rows.add(connection, args=[1, "zwei"], kwargs={"a": None}, max_attempts=4)
+
+    claimed = take(connection, worker_id)
+
+    assert ids(claimed) == [id]
+    stored = rows.row(connection, id)
+    assert stored["status"] == "RUNNING"
+    assert stored["claim"] == claimed[0].claim
+    assert stored["worker_id"] == worker_id
+    assert stored["attempts"] == claimed[0].attempts == 1
+    assert stored["started_at"] is not None
+    assert claimed[0].args == '[1, "zwei"]'
+    assert claimed[0].kwargs == '{"a": null}'
+    assert claimed[0].max_attempts == 4
+    assert not claimed[0].is_expired
+    assert claimed[0].errors is None
+
+
+def test_tasks_come_in_order_of_their_time_then_of_their_id(
+    connection: Connection, worker_id: str
+) -> None:
+    same = rows.Raw("timestamptz '2020-02-02 00:00:00+00'")
+    second, third = sorted([str(uuid4()), str(uuid4())])
+    rows.add(connection, id=third, run_after=same)
+    rows.add(connection, id=second, run_after=same)
+    last = rows.add(connection, run_after=rows.ago(10))
+    first = rows.add(connection, run_after=rows.Raw("timestamptz '2020-01-01 00:00:00+00'"))
+
+    assert ids(take(connection, worker_id)) == [first, second, third, last]
+
+
+def test_a_short_claim_takes_the_oldest(connection: Connection, worker_id: str) -> None:
+    late = rows.add(connection, run_after=rows.ago(10))
+    early = rows.add(connection, run_after=rows.ago(100))
+
+    assert ids(take(connection, worker_id, limit=1)) == [early]
+    assert ids(take(connection, worker_id, limit=1)) == [late]
+
+
+def test_lanes_are_served_in_the_order_in_which_they_are_asked_for(
+    connection: Connection, worker_id: str
+) -> None:
+    mail = rows.add(connection, queue_name="mail", run_after=rows.ago(30))
+    urgent = rows.add(connection, priority=10, run_after=rows.ago(5))
+    plain = rows.add(connection, run_after=rows.ago(60))
+    lanes = [Lane("default", 10), Lane("default", 0), Lane("mail", 0)]
+
+    assert ids(take(connection, worker_id, *lanes, limit=2)) == [urgent, plain]
+    assert ids(take(connection, worker_id, *lanes, limit=2)) == [mail]
+
+
+def test_a_lane_that_is_not_asked_for_is_left_alone(connection: Connection, worker_id: str) -> None:
+    others = [rows.add(connection, queue_name="mail"), rows.add(connection, priority=1)]
+
+    assert take(connection, worker_id) == []
+    assert rows.statuses(connection, others) == ["READY", "READY"]
+
+
+def test_a_task_that_is_due_later_waits(connection: Connection, worker_id: str) -> None:
+    rows.add(connection, run_after=rows.ago(-3600))
+
+    assert take(connection, worker_id) == []
+
+
+def test_below_a_floor_nothing_is_claimed(connection: Connection, worker_id: str) -> None:
+    below = rows.add(connection, run_after=rows.Raw("timestamptz '2020-01-01 00:00:00+00'"))
+    on_it = rows.add(connection, run_after=rows.Raw("timestamptz '2020-01-02 00:00:00+00'"))
+
+    assert ids(take(connection, worker_id, floors=["2020-01-02 00:00:00+00"])) == [on_it]
+    assert ids(take(connection, worker_id)) == [below]
+
+
+@pytest.mark.parametrize("seconds, is_expired", [(1, True), (-3600, False)])
+def test_a_claim_says_which_tasks_came_too_late(
+    connection: Connection, worker_id: str, seconds: float, is_expired: bool
+) -> None:
+    rows.add(connection, expires_at=rows.ago(seconds))
+
+    assert [row.is_expired for row in take(connection, worker_id)] == [is_expired]
+
+
+def test_a_retried_task_brings_its_earlier_errors_along(
+    connection: Connection, worker_id: str
+) -> None:
+    rows.add(connection, attempts=1, errors=[{"message": "first"}])
+    rows.add(connection, crashes=1, errors=[{"message": "crash"}])
+
+    assert [row.errors for row in take(connection, worker_id)] == [
+        '[{"message": "first"}]',
+        '[{"message": "crash"}]',
+    ]
+
+
+def test_a_process_that_was_declared_dead_claims_nothing(connection: Connection) -> None:
+    id = rows.add(connection)
+
+    assert take(connection, str(uuid4())) == []
+    assert rows.row(connection, id)["attempts"] == 0
+
+
+def test_suspects_are_not_claimed_with_others(connection: Connection, worker_id: str) -> None:
+    rows.add(connection, crashes=2, run_after=rows.ago(100))
+    once_crashed = rows.add(connection, crashes=1)
+
+    assert ids(take(connection, worker_id)) == [once_crashed]
+
+
+def test_a_suspect_is_claimed_alone_and_the_longest_waiting_first(
+    connection: Connection, worker_id: str
+) -> None:
+    rows.add(connection)
+    second = rows.add(connection, crashes=2, run_after=rows.ago(10))
+    first = rows.add(connection, crashes=2, run_after=rows.ago(20))
+    rows.add(connection, crashes=2, run_after=rows.ago(-3600))
+    rows.add(connection, crashes=2, queue_name="mail", run_after=rows.ago(30))
+
+    def take_suspect() -> list[str]:
+        return ids(
+            claim.claim_suspect(
+                connection, worker_id=worker_id, token=str(uuid4()), queues=["default", "other"]
+            )
+        )
+
+    assert claim.suspect_queues(connection) in (["default", "mail"], ["mail", "default"])
+    assert [take_suspect(), take_suspect(), take_suspect()] == [[first], [second], []]
+    assert rows.row(connection, first)["attempts"] == 1
+
+
+def test_a_process_that_was_declared_dead_claims_no_suspect(connection: Connection) -> None:
+    rows.add(connection, crashes=2)
+
+    assert (
+        claim.claim_suspect(
+            connection, worker_id=str(uuid4()), token=str(uuid4()), queues=["default"]
+        )
+        == []
+    )
+
+
+def found(connection: Connection) -> list[Lane]:
+    return claim.found_lanes(claim.find_lanes(connection))
+
+
+def test_lanes_with_due_tasks_are_found(connection: Connection, worker_id: str) -> None:
+    for queue_name, priority in [("b", 0), ("a", -5), ("a", 100), ("a", 0), ("c", 7)]:
+        rows.add(connection, queue_name=queue_name, priority=priority)
+        rows.add(connection, queue_name=queue_name, priority=priority)
+    rows.add(connection, queue_name="later", run_after=rows.ago(-3600))
+    rows.add(connection, queue_name="held", status="HELD", held_for="unknown:x")
+    rows.add(connection, queue_name="suspects", crashes=2)
+    rows.add_running(connection, worker_id, queue_name="running")
+
+    assert sorted(found(connection)) == [("a", -5), ("a", 0), ("a", 100), ("b", 0), ("c", 7)]
+
+
+def test_a_suspect_at_the_head_of_a_lane_hides_nobody(connection: Connection) -> None:
+    rows.add(connection, crashes=2, run_after=rows.ago(100))
+    rows.add(connection)
+
+    assert found(connection) == [DEFAULT]
+
+
+def test_an_empty_table_has_no_lanes(connection: Connection) -> None:
+    assert found(connection) == []
+    assert claim.tick(connection) == ([], False)
+
+
+def test_a_tick_tells_when_a_suspect_waits(connection: Connection) -> None:
+    rows.add(connection, crashes=2, run_after=rows.ago(-3600))
+    assert claim.tick(connection)[1] is False
+
+    rows.add(connection, crashes=2)
+    assert claim.tick(connection)[1] is True
+
+
+def test_a_tick_tells_where_tasks_are_due_and_when_the_next_ones_will_be(
+    connection: Connection,
+) -> None:
+    rows.add(connection, queue_name="due")
+    rows.add(connection, queue_name="later", run_after=rows.ago(-100))
+    rows.add(connection, queue_name="later", run_after=rows.ago(-200))
+    rows.add(connection, queue_name="both")
+    rows.add(connection, queue_name="both", run_after=rows.ago(-300))
+
+    seen = {tick.lane.queue_name: tick for tick in claim.tick(connection)[0]}
+
+    assert {name: tick.is_due for name, tick in seen.items()} == {
+        "due": True,
+        "later": False,
+        "both": True,
+    }
+    assert seen["due"].due_in is None
+    assert seen["later"].due_in == pytest.approx(100, abs=20)
+    assert seen["both"].due_in == pytest.approx(300, abs=20)
+
+
+def test_waiting_tasks_are_counted_up_to_a_limit(
+    connection: Connection, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.add_running(connection, worker_id)
+    rows.add(connection)
+    rows.add(connection, run_after=rows.ago(-3600))
+    assert claim.count_waiting(connection) == 2
+
+    connection.execute(
+        "INSERT INTO django_taskq_livetask (task) SELECT 'x' FROM generate_series(1, 10100)"
+    )
+    assert claim.count_waiting(connection) == claim.COUNT_LIMIT
+
+
+def test_a_claim_says_how_long_it_took_to_find_its_rows(
+    connection: Connection, worker_id: str
+) -> None:
+    rows.add(connection)
+    token = str(uuid4())
+
+    cursor = claim.claim(
+        connection,
+        worker_id=worker_id,
+        token=token,
+        lanes=[DEFAULT],
+        floors=["-infinity"],
+        limit=1,
+    )
+    _, seconds = claim.claimed_rows(cursor, token, [DEFAULT])
+
+    assert 0 < seconds < 30
+
+
+def test_names_with_quotes_backslashes_and_commas_are_lanes_too(
+    connection: Connection, worker_id: str
+) -> None:
+    names = ['say "hi"', "back\\slash", "a,b", "{x}", "NULL", "ümlaut", " "]
+    expected = [rows.add(connection, queue_name=name) for name in names]
+
+    claimed = take(connection, worker_id, *(Lane(name, 0) for name in names))
+
+    assert ids(claimed) == expected

@@ -1,0 +1,84 @@
+"""Worker rows: a process appears, beats, and leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from django_taskq.db import Connection
+from django_taskq.transitions import presence
+
+
+def arrive(connection: Connection, **changes: Any) -> str:
+    values: dict[str, Any] = {
+        "id": str(uuid4()),
+        "kind": "CHILD",
+        "parent_id": None,
+        "host": "web-1",
+        "pid": 0,
+        "info": {"queues": ["a", "b"], "note": 'say "hi"'},
+    }
+    values |= changes
+    presence.arrive(connection, **values)
+    return str(values["id"])
+
+
+def read(connection: Connection, id: str) -> tuple[Any, ...] | None:
+    return connection.execute(
+        "SELECT kind, parent_id, host, pid, info->>'note', beat FROM django_taskq_worker "
+        "WHERE id = %s",
+        [id],
+    ).fetchone()
+
+
+def seen_at(connection: Connection, id: str) -> Any:
+    found = connection.execute("SELECT last_seen_at FROM django_taskq_worker WHERE id = %s", [id])
+    return found.fetchall()[0][0]
+
+
+@pytest.mark.parametrize("kind", ["SUPERVISOR", "CHILD"])
+def test_a_process_that_arrives_is_listed(connection: Connection, kind: str) -> None:
+    parent = str(uuid4())
+    id = arrive(connection, kind=kind, parent_id=parent, pid=7)
+
+    assert read(connection, id) == (kind, parent, "web-1", 7, 'say "hi"', 0)
+
+
+def test_the_process_id_of_a_child_is_noted_after_its_fork(connection: Connection) -> None:
+    id, other = arrive(connection), arrive(connection)
+
+    presence.set_pid(connection, id=id, pid=4711)
+
+    found = [read(connection, one) for one in (id, other)]
+    assert [row and row[3] for row in found] == [4711, 0]
+
+
+def test_a_beat_counts_and_tells_who_is_still_known(connection: Connection) -> None:
+    one, other, gone = arrive(connection), arrive(connection), str(uuid4())
+    arrived = seen_at(connection, one)
+
+    assert presence.beat(connection, [one, gone]) == {one}
+    assert presence.beat(connection, [one, other]) == {one, other}
+
+    found = [read(connection, id) for id in (one, other)]
+    assert [row and row[5] for row in found] == [2, 1]
+    assert seen_at(connection, one) > arrived
+
+
+def test_a_process_that_leaves_is_not_listed_any_more(connection: Connection) -> None:
+    one, other = arrive(connection), arrive(connection)
+
+    presence.leave(connection, [one])
+
+    assert read(connection, one) is None
+    assert read(connection, other) is not None
+
+
+def test_a_database_without_the_tables_is_recognised(connection: Connection) -> None:
+    assert presence.tables_exist(connection) is True
+
+    connection.execute("ALTER TABLE django_taskq_worker RENAME TO elsewhere")
+
+    assert presence.tables_exist(connection) is False

@@ -1,0 +1,146 @@
+"""give back and rescue: nothing is lost with the process that held it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from django_taskq.db import Connection
+from django_taskq.serialization import error_record
+from django_taskq.transitions import rescue
+from tests.support import rows
+
+CRASH = error_record(
+    class_path="django_taskq.exceptions.TaskCrashed",
+    message="The process died.",
+    traceback_text="",
+    attempt=0,
+    worker="w",
+)
+
+
+def test_what_is_not_kept_goes_back_with_its_attempt_and_its_place(
+    connection: Connection, worker_id: str
+) -> None:
+    kept, started = (rows.add_running(connection, worker_id, attempts=3) for _ in range(2))
+    before = rows.row(connection, started.id)
+
+    assert rescue.give_back(connection, worker_id, kept=[kept.id]) == 1
+
+    assert rows.row(connection, kept.id)["status"] == "RUNNING"
+    after = rows.row(connection, started.id)
+    assert after["status"] == "READY"
+    assert after["attempts"] == 2
+    assert after["run_after"] == before["run_after"]
+    assert after["crashes"] == 0
+    assert [after[key] for key in ("claim", "worker_id", "started_at")] == [None] * 3
+
+
+def test_giving_back_touches_no_other_worker(connection: Connection, worker_id: str) -> None:
+    other = rows.add_running(connection, rows.add_worker(connection))
+
+    assert rescue.give_back(connection, worker_id, kept=[]) == 0
+    assert rows.row(connection, other.id)["status"] == "RUNNING"
+
+
+def test_the_task_that_ran_is_blamed_and_those_before_it_are_not(
+    connection: Connection, worker_id: str
+) -> None:
+    ended, ran = (
+        rows.add_running(connection, worker_id, attempts=1, progress={"done": 1}) for _ in range(2)
+    )
+
+    assert rescue.rescue(connection, worker_id, running=ran.id, error=CRASH) == 2
+
+    innocent, blamed = rows.row(connection, ended.id), rows.row(connection, ran.id)
+    assert [innocent["status"], blamed["status"]] == ["READY", "READY"]
+    assert [innocent["attempts"], blamed["attempts"]] == [0, 0]
+    assert [innocent["crashes"], blamed["crashes"]] == [0, 1]
+    assert [innocent["progress"], blamed["progress"]] == [None, None]
+    assert innocent["errors"] == []
+    assert [record["message"] for record in blamed["errors"]] == ["The process died."]
+    assert blamed["errors"][0]["started_at"] < blamed["errors"][0]["finished_at"]
+
+
+def test_when_nobody_is_to_blame_all_run_again(connection: Connection, worker_id: str) -> None:
+    mine = rows.add_running(connection, worker_id, crashes=2)
+
+    assert rescue.rescue(connection, worker_id, running=None, error=CRASH) == 1
+
+    assert rows.row(connection, mine.id)["status"] == "READY"
+    assert rows.row(connection, mine.id)["crashes"] == 2
+
+
+def test_the_third_crash_ends_a_task(connection: Connection, worker_id: str) -> None:
+    id = rows.add(connection, max_attempts=1)
+    seen = []
+    for _ in range(3):
+        connection.execute(
+            "UPDATE django_taskq_livetask SET status = 'RUNNING', claim = %s, worker_id = %s, "
+            "started_at = clock_timestamp(), attempts = attempts + 1 WHERE id = %s",
+            [str(uuid4()), worker_id, id],
+        )
+        rescue.rescue(connection, worker_id, running=id, error=CRASH)
+        row = rows.row(connection, id)
+        seen.append((row["status"], row["crashes"], len(row["errors"])))
+
+    assert seen == [("READY", 1, 1), ("READY", 2, 2), ("FAILED", 3, 3)]
+    assert rows.live(connection, id) is None
+    assert rows.row(connection, id)["finished_at"] is not None
+
+
+def test_the_third_crash_of_one_task_lets_the_others_go_on(
+    connection: Connection, worker_id: str
+) -> None:
+    ended = rows.add_running(connection, worker_id, crashes=2)
+    ran = rows.add_running(connection, worker_id, crashes=2)
+
+    assert rescue.rescue(connection, worker_id, running=ran.id, error=CRASH) == 2
+    assert rows.statuses(connection, [ended.id, ran.id]) == ["READY", "FAILED"]
+
+
+def test_a_rescue_touches_no_other_worker(connection: Connection, worker_id: str) -> None:
+    other = rows.add_running(connection, rows.add_worker(connection), crashes=2)
+
+    assert rescue.rescue(connection, worker_id, running=other.id, error=CRASH) == 0
+    assert rows.row(connection, other.id)["crashes"] == 2
+
+
+@pytest.mark.parametrize("crashes", [0, 2])
+def test_of_many_errors_the_first_and_the_last_19_are_kept(
+    connection: Connection, worker_id: str, crashes: int
+) -> None:
+    before = [{"message": f"error {n}"} for n in range(20)]
+    mine = rows.add_running(connection, worker_id, crashes=crashes, errors=before)
+
+    rescue.rescue(connection, worker_id, running=mine.id, error=CRASH)
+
+    messages = [record["message"] for record in rows.row(connection, mine.id)["errors"]]
+    assert messages == ["error 0", *(f"error {n}" for n in range(2, 20)), "The process died."]
+
+
+def test_an_overdue_task_is_read_with_what_its_failure_needs(
+    connection: Connection, worker_id: str
+) -> None:
+    options: dict[str, Any] = {"timeout": 1.5}
+    mine = rows.add_running(
+        connection, worker_id, attempts=2, max_attempts=3, options=options, started_at=rows.ago(100)
+    )
+
+    found = rescue.read_running(connection, worker_id, mine.id)
+
+    assert found is not None
+    assert (found.task, found.claim) == ("shop.tasks.send", mine.claim)
+    assert (found.attempts, found.max_attempts) == (2, 3)
+    assert found.options == '{"timeout": 1.5}'
+    assert found.ended - found.began == pytest.approx(100, abs=20)
+
+
+def test_an_overdue_task_that_another_process_runs_is_not_read(
+    connection: Connection, worker_id: str
+) -> None:
+    others = rows.add_running(connection, rows.add_worker(connection))
+
+    assert rescue.read_running(connection, worker_id, others.id) is None
