@@ -120,13 +120,13 @@ class Child:
         deadline = began + run.timeout if run is not None and run.timeout else 0.0
         if not self.record.start(epoch, began, deadline):
             return None
-        if self.tells_starts:
-            self.feeder.lines.write_start(row)
         if run is None:
             outcome: Outcome = self.executor.park_unknown(row)
         elif row.is_expired:
             outcome = self.executor.expire(row)
         else:
+            if self.tells_starts:
+                self.feeder.lines.write_start(row)
             outcome = self.executor.execute(row, run, began)
         self.record.end()
         self.connections.clean()

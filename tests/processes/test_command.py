@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, sql, statuses, wait_until
+from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
 from tests.processes.test_crashes import warm_up
 
 pytestmark = pytest.mark.slow
@@ -108,7 +109,7 @@ def test_options_come_from_the_environment_too(start: Starter, ledger: Ledger) -
             "TASKWORKER_SHUTDOWN_TIMEOUT": "7",
         },
     )
-    assert worker.wait() == 0
+    assert worker.wait(20) == 0
     assert ledger.tags() == ["mail"] * 3
     assert "processes × 2 · queues mail, s* but slow" in worker.output
 
@@ -116,8 +117,6 @@ def test_options_come_from_the_environment_too(start: Starter, ledger: Ledger) -
 def test_the_number_of_children_comes_from_the_environment(
     database: str, start: Starter, tmp_path: Path
 ) -> None:
-    from tests.processes.support import TaskWorker
-
     worker = TaskWorker(
         ("--burst",), url=database, directory=tmp_path, environment={"TASKWORKER_CONCURRENCY": "3"}
     )
@@ -173,14 +172,15 @@ def test_verbosity_says_how_much_is_told_of_each_task(
 
 def test_the_banner_says_what_runs_where(start: Starter, database: str) -> None:
     tasks.add.using(run_after=3600).enqueue_many([(1, 1)] * 3)
-    worker = start("-Q", "default,mail", children=2)
-    first, second, third = worker.output.splitlines()[:3]
+    worker = start("-Q", "default,d*", "-X", "dull", children=2)
+    # Its warnings come before.
+    first, second, third = worker.output.splitlines()[-3:]
     name = database.partition("?")[0].rpartition("/")[2]
     assert re.fullmatch(
         rf'django_taskq \S+ · Django \S+ · Python \d\.\d+ · db "{name}" on PostgreSQL [\d.]+', first
     )
     assert re.fullmatch(
-        rf"worker \S+:{worker.pid} · processes × 2 · queues default, mail", second
+        rf"worker \S+:{worker.pid} · processes × 2 · queues default, d\* but dull", second
     ), second
     assert re.fullmatch(
         r"\d+ tasks registered · 3 waiting · Ctrl\+C to stop, twice to stop now", third
@@ -191,7 +191,7 @@ def test_the_help_text_groups_the_options(database: str, tmp_path: Path) -> None
     answer = subprocess.run(
         [sys.executable, "-m", "django", "taskworker", "--help"],
         env={
-            **_environment(),
+            **os.environ,
             "DATABASE_URL": database,
             "DJANGO_SETTINGS_MODULE": "tests.processes.settings",
             "COLUMNS": "100",
@@ -209,12 +209,6 @@ def test_the_help_text_groups_the_options(database: str, tmp_path: Path) -> None
         assert re.search(rf"^  {flag}\b", text, re.MULTILINE), flag
     assert text.count("(default:") >= 6
     assert "TASKWORKER_QUEUES" in text
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def test_a_queue_that_the_settings_do_not_allow_is_refused(start: Starter, tmp_path: Path) -> None:
