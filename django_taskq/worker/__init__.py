@@ -1,12 +1,17 @@
 """The processes that run tasks: supervisor -> nursery -> children.
 
-supervisor.py   `manage.py taskworker`: starts, watches, stops; one database connection
+supervisor.py   `manage.py taskworker`: one loop, one database connection
+children.py     the supervisor's children: forked, watched, ordered about
+aftermath.py    settles what dead and stuck children held
+fork.py         the supervisor's side of the nursery
 nursery.py      a fork server: loads the project once, forks children, reaps them
 child.py        a child's main thread: runs claimed tasks, one after the other
 feeder.py       a child's second thread: finishes and claims, in one round trip
+store.py        stores outcomes, a statement per kind
+lanes.py        which lanes a worker serves, in which order, and from where
 executor.py     runs one task and says what it came to; writes nothing
 record.py       what a child has claimed and started, in shared memory
-lanes.py        which lanes a worker serves, in which order
+signals.py      signals become flags
 options.py      what the command line said
 console.py      the banner and the lines of a terminal
 """

@@ -16,7 +16,6 @@ from django_taskq.task import find
 from django_taskq.transitions import presence, rescue
 from django_taskq.worker import store
 from django_taskq.worker.executor import retry_delay, run_of_row
-from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Holdings
 
 
@@ -68,8 +67,7 @@ class Death:
 class Aftermath:
     """What is to be settled; nothing is forgotten while the database is away."""
 
-    def __init__(self, options: WorkerOptions) -> None:
-        self.options = options
+    def __init__(self) -> None:
         self._relieved: deque[tuple[str, Holdings]] = deque()
         self._deaths: deque[Death] = deque()
 

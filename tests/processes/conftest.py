@@ -55,13 +55,30 @@ def database(database_url: str, use_database: Any) -> Iterator[str]:
 @pytest.fixture
 def start(database: str, tmp_path: Path) -> Iterator[Starter]:
     """Start workers on the tests' database, and stop them after the test."""
+    with starter(database, tmp_path) as start_one:
+        yield start_one
+
+
+@pytest.fixture(scope="module")
+def start_shared(
+    database_url: str, use_database: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Starter]:
+    """Start workers that all tests of a module share; nothing is emptied between those."""
+    directory = tmp_path_factory.mktemp("shared")
+    with use_database(database_url), starter(database_url, directory) as start_one:
+        yield start_one
+
+
+@contextmanager
+def starter(url: str, directory: Path) -> Iterator[Starter]:
+    """Give a function that starts workers, and stop them afterwards."""
     with ExitStack() as running:
 
         def start_one(
             *arguments: str, children: int = 2, ready: bool = True, **options: Any
         ) -> TaskWorker:
             worker = TaskWorker(
-                ("-c", str(children), *arguments), url=database, directory=tmp_path, **options
+                ("-c", str(children), *arguments), url=url, directory=directory, **options
             )
             running.callback(worker.stop)
             if ready:

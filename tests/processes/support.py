@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.db import connection
 
 from django_taskq.models import LiveTask, Worker
+from tests.processes import tasks
 from tests.support.databases import ROOT
 
 # How long set-up may take on a busy machine. Promised times are asserted on their own.
@@ -43,6 +44,14 @@ def sql(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
 def statuses() -> Counter[str]:
     """Count the unfinished tasks by status."""
     return Counter(LiveTask.objects.values_list("status", flat=True))
+
+
+def warm_up(ledger: Ledger, children: int) -> None:
+    """Let children learn that tasks are short: from then on they claim many at once."""
+    for _ in range(2):
+        calls = [(ledger.path + ".warm", "warm")] * (150 * children)
+        for result in tasks.note.enqueue_many(calls):
+            result.wait(timeout=PATIENCE)
 
 
 # --- the ledger ----------------------------------------------------------------------------------

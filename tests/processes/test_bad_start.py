@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from example_project import embedded_postgres
 from tests.processes.conftest import Starter
-from tests.support.databases import empty_database, migrate, url_of
+from tests.support.databases import empty_database, url_of
 
 pytestmark = pytest.mark.slow
 
@@ -91,9 +91,7 @@ def test_two_tasks_with_one_name_are_refused(start: Starter, tmp_path: Path) -> 
     assert "Traceback" not in worker.output
 
 
-def test_missing_tables_name_the_command_that_makes_them(
-    start: Starter, server_url: str
-) -> None:
+def test_missing_tables_name_the_command_that_makes_them(start: Starter, server_url: str) -> None:
     with empty_database(server_url) as name:
         worker = start(ready=False, environment={"DATABASE_URL": url_of(server_url, name)})
         assert worker.wait() == 1
@@ -147,28 +145,6 @@ def test_a_database_that_is_down_is_waited_for_and_then_given_up(
     assert "Traceback" not in worker.output
 
 
-def test_a_worker_that_waits_for_its_database_starts_when_it_comes(
-    start: Starter, tmp_path: Path
-) -> None:
-    server = embedded_postgres.Server(tmp_path / "postgres", fast=True)
-    server.start()
-    url = server.url
-    try:
-        migrate(url)
-        from tests.processes.test_database_lost import PrivateServer
-
-        private = PrivateServer(url)
-        private.crash()
-        worker = start("--burst", ready=False, environment={"DATABASE_URL": url})
-        worker.wait_for("waiting up to 60 s")
-        private.start()
-        assert worker.wait() == 0
-        assert "tasks registered" in worker.output
-    finally:
-        server.stop()
-        server.remove()
-
-
 def test_a_worker_that_waits_for_its_database_can_be_stopped(
     start: Starter, tmp_path: Path
 ) -> None:
@@ -177,5 +153,5 @@ def test_a_worker_that_waits_for_its_database_can_be_stopped(
         environment={"DATABASE_URL": f"postgresql://postgres@/nowhere?host={tmp_path}"},
     )
     worker.wait_for("waiting up to")
-    worker.send(15)
+    worker.send(signal.SIGTERM)
     assert worker.wait(5) == 0

@@ -14,8 +14,7 @@ import pytest
 
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
-from tests.processes.test_crashes import warm_up
+from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until, warm_up
 
 pytestmark = pytest.mark.slow
 
@@ -239,8 +238,7 @@ def test_a_held_task_runs_when_a_worker_that_knows_it_comes(
     app.mkdir()
     (app / "__init__.py").touch()
     (app / "tasks.py").write_text(
-        "from django_taskq import task\n"
-        "@task\ndef ship(order):\n    return f'shipped {order}'\n"
+        "from django_taskq import task\n@task\ndef ship(order):\n    return f'shipped {order}'\n"
     )
     (tmp_path / "newer.py").write_text(
         "from tests.processes.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'shop']\n"
@@ -251,9 +249,7 @@ def test_a_held_task_runs_when_a_worker_that_knows_it_comes(
     )
     old = start("--burst", ready=False)
     assert old.wait() == 0
-    row = sql(
-        "SELECT status, held_for, attempts FROM django_taskq_livetask WHERE id = %s", id
-    )
+    row = sql("SELECT status, held_for, attempts FROM django_taskq_livetask WHERE id = %s", id)
     assert row == [("HELD", "unknown:shop.tasks.ship", 0)]
     start(settings="newer")
 

@@ -12,17 +12,9 @@ from django_taskq import TaskCrashed
 from django_taskq.models import FinishedTask, LiveTask, Worker
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, is_alive, sql, statuses, wait_until
+from tests.processes.support import Gate, Ledger, is_alive, sql, statuses, wait_until, warm_up
 
 pytestmark = pytest.mark.slow
-
-
-def warm_up(ledger: Ledger, children: int) -> None:
-    """Let children learn that tasks are short: then they claim many at once."""
-    for _ in range(2):
-        results = tasks.note.enqueue_many([(ledger.path + ".warm", "warm")] * (150 * children))
-        for result in results:
-            result.wait(timeout=30)
 
 
 def test_a_task_whose_process_is_killed_runs_again(start: Starter, ledger: Ledger) -> None:
@@ -158,7 +150,9 @@ def test_a_dead_child_leaves_no_row_behind(start: Starter) -> None:
     assert Worker.objects.count() == 3
 
 
-def test_a_suspended_child_does_not_keep_tasks_from_the_others(start: Starter, ledger: Ledger) -> None:
+def test_a_suspended_child_does_not_keep_tasks_from_the_others(
+    start: Starter, ledger: Ledger
+) -> None:
     worker = start(children=2)
     warm_up(ledger, 2)
     victim = next(iter(worker.children()))
@@ -171,3 +165,18 @@ def test_a_suspended_child_does_not_keep_tasks_from_the_others(start: Starter, l
         os.kill(victim, signal.SIGCONT)
     assert len(set(ledger.tags())) == len(ledger.tags()) == 100
     assert victim in worker.children()
+
+
+def test_children_that_die_all_the_time_lose_nothing(start: Starter, ledger: Ledger) -> None:
+    worker = start("-v", "0", children=2)
+    results = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.001) for i in range(1500)])
+    for number in range(1, 6):
+        wait_until(lambda least=number * 200: len(ledger.starts()) > least)  # type: ignore[misc]
+        os.kill(ledger.starts()[-1].pid, signal.SIGKILL)
+    for result in results:
+        result.wait(timeout=60)
+    assert statuses() == {}
+    assert len(set(ledger.tags())) == 1500
+    assert sum(FinishedTask.objects.values_list("crashes", flat=True)) <= 5
+    assert not FinishedTask.objects.exclude(attempts=1).exists()
+    worker.wait_until_ready(2)

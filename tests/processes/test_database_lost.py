@@ -2,63 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
+from django.db import connection
 
-from django_taskq.models import FinishedTask
+from django_taskq.models import FinishedTask, Worker
 from example_project import embedded_postgres
 from tests.processes import tasks
-from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
-from tests.processes.test_crashes import warm_up
+from tests.processes.servers import PrivateServer
+from tests.processes.support import (
+    Gate,
+    Ledger,
+    TaskWorker,
+    sql,
+    statuses,
+    wait_until,
+    warm_up,
+)
 from tests.support.databases import migrate
 
 pytestmark = pytest.mark.slow
-
-
-class PrivateServer:
-    """A PostgreSQL that a test may crash and bring back at the same address."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        with psycopg.connect(url) as connection:
-            row = connection.execute("SHOW data_directory").fetchone()
-        assert row is not None
-        self.data = row[0]
-        self._log = str(Path(self.data).parent / "postgres.log")
-        socket = Path(url.partition("host=")[2])
-        owner = Path(self.data).stat()
-        self._programs = embedded_postgres.Programs(
-            (socket.parent / "bin").resolve(),
-            (owner.st_uid, owner.st_gid) if os.geteuid() == 0 else None,
-        )
-        # The first word is the program; the others are what it was started with.
-        options = shlex.split((Path(self.data) / "postmaster.opts").read_text())[1:]
-        self._options = shlex.join(options)
-
-    def crash(self) -> None:
-        """Stop without ado: connections break, and a recovery follows at the next start."""
-        self._call("stop", "-w", "-m", "immediate")
-
-    def start(self) -> None:
-        """Bring it back."""
-        self._call("start", "-w", "-l", self._log, "-o", self._options)
-
-    def log(self) -> str:
-        """Return what it has logged."""
-        return Path(self._log).read_text(errors="replace")
-
-    def _call(self, *arguments: str) -> None:
-        answer = self._programs.call("pg_ctl", *arguments, "-s", "-D", self.data)
-        assert answer.returncode == 0, answer.stderr
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +57,6 @@ def private_worker(private_database: PrivateServer, tmp_path: Path) -> Iterator[
 def test_a_crash_of_the_database_while_tasks_run_loses_nothing(
     private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger, gate: Gate
 ) -> None:
-    from django.db import connection
-
     warm_up(ledger, 1)
     running = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
     ledger.start_of("runs")
@@ -143,9 +111,7 @@ def test_a_claim_whose_answer_was_lost_is_found(
 ) -> None:
     assert tasks.add.enqueue(1, 1).wait(timeout=20) == 2
     child = next(iter(private_worker.children().values()))
-    results = [
-        tasks.note.using(run_after=3600).enqueue(ledger.path, f"lost:{i}") for i in range(3)
-    ]
+    results = [tasks.note.using(run_after=3600).enqueue(ledger.path, f"lost:{i}") for i in range(3)]
     # As a claim leaves them whose COMMIT has been done and whose answer has got lost.
     sql(
         "UPDATE django_taskq_livetask SET status = 'RUNNING', run_after = statement_timestamp(), "
@@ -163,17 +129,32 @@ def test_a_claim_whose_answer_was_lost_is_found(
     assert sorted(ledger.tags()) == ["lost:0", "lost:1", "lost:2"]
 
 
+def test_a_worker_that_waits_for_its_database_starts_when_it_comes(
+    private_database: PrivateServer, tmp_path: Path
+) -> None:
+    private_database.crash()
+    connection.close()
+    worker = TaskWorker(("-c", "1", "--burst"), url=private_database.url, directory=tmp_path)
+    try:
+        try:
+            worker.wait_for("waiting up to 60 s")
+        finally:
+            private_database.start()
+        assert worker.wait() == 0
+        assert "tasks registered" in worker.output
+    finally:
+        worker.stop()
+
+
 def test_a_stop_while_the_database_is_away_ends_all_the_same(
     private_worker: TaskWorker, private_database: PrivateServer
 ) -> None:
-    from django.db import connection
-
     private_worker.children()
     private_database.crash()
     connection.close()
     try:
         private_worker.wait_for("trying again")
-        private_worker.send(3)
+        private_worker.send(signal.SIGQUIT)
         private_worker.wait(20)
     finally:
         private_database.start()
@@ -187,8 +168,8 @@ def test_an_idle_worker_sends_at_most_two_queries_a_second(
     sql("ALTER SYSTEM SET log_statement = 'all'")
     sql("ALTER SYSTEM SET log_line_prefix = '%%m <%%a> '")
     sql("SELECT pg_reload_conf()")
-    # Ours, but for those of the tests.
     statement = re.compile(r"^(\S+ \S+) \S+ <taskworker.*> LOG:  (?:statement|execute [^:]*): (.*)")
+    beats = dict(Worker.objects.values_list("id", "beat"))
     try:
         begin = len(private_database.log())
         sql("SELECT pg_sleep(6)")
@@ -198,6 +179,9 @@ def test_an_idle_worker_sends_at_most_two_queries_a_second(
         sql("SELECT pg_reload_conf()")
     assert len(sent) >= 5, "nothing was counted"
     assert len(sent) / 6 <= 2, sent
+    # One of them showed that the worker and its children live.
+    assert len(beats) == 3
+    assert all(Worker.objects.get(pk=id).beat > beat for id, beat in beats.items())
 
 
 def statement_lines(log: str, statement: re.Pattern[str]) -> list[str]:

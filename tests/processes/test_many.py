@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import psycopg
 import pytest
 from django.db import transaction
@@ -24,8 +26,7 @@ def test_two_workers_share_the_tasks_and_run_each_once(start: Starter, ledger: L
     pids = {start.pid for start in starts}
     assert pids & set(first.children()) and pids & set(second.children())
     rows = sql(
-        "SELECT status, attempts, count(*) FROM django_taskq_finishedtask "
-        "GROUP BY status, attempts"
+        "SELECT status, attempts, count(*) FROM django_taskq_finishedtask GROUP BY status, attempts"
     )
     assert rows == [("SUCCESSFUL", 1, 2000)]
 
@@ -56,7 +57,21 @@ def test_a_drain_under_a_held_snapshot_misses_nothing(
     assert tags.count("late") == 5
     assert len(tags) == 20_005
     rows = sql(
-        "SELECT status, attempts, count(*) FROM django_taskq_finishedtask "
-        "GROUP BY status, attempts"
+        "SELECT status, attempts, count(*) FROM django_taskq_finishedtask GROUP BY status, attempts"
     )
     assert rows == [("SUCCESSFUL", 1, 20_005)]
+
+
+def test_a_stop_in_the_middle_of_a_drain_leaves_each_task_to_run_once(
+    start: Starter, ledger: Ledger
+) -> None:
+    first = start("-v", "0", children=2)
+    tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.001) for i in range(1500)])
+    wait_until(lambda: len(ledger.starts()) > 300)
+    first.send(signal.SIGTERM)
+    assert first.wait() == 0
+    stopped_at = len(ledger.starts())
+    assert statuses() == {"READY": 1500 - stopped_at}
+    assert start("-v", "0", "--burst", children=2, ready=False).wait() == 0
+    assert statuses() == {}
+    assert len(ledger.starts()) == len(set(ledger.tags())) == 1500

@@ -15,29 +15,15 @@ from django_taskq import TaskCancelled, TaskExpired, TaskFailed, task
 from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.statuses import TaskStatus
 from tests.processes import tasks
+from tests.processes.conftest import Starter
 from tests.processes.support import Gate, Ledger, TaskWorker, is_alive, sql, wait_until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def shared_database(database_url: str, use_database: Any) -> Iterator[str]:
-    with use_database(database_url):
-        yield database_url
-
-
-@pytest.fixture(scope="module")
-def shared_worker(
-    shared_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TaskWorker]:
-    worker = TaskWorker(
-        ("-c", "2"), url=shared_database, directory=tmp_path_factory.mktemp("worker")
-    )
-    try:
-        worker.wait_until_ready(2)
-        yield worker
-    finally:
-        worker.stop()
+def shared_worker(start_shared: Starter) -> TaskWorker:
+    return start_shared(children=2)
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +222,7 @@ def test_what_a_task_enqueues_in_a_transaction_that_fails_never_runs(ledger: Led
     result = tasks.enqueue_and_fail.enqueue(ledger.path)
     with pytest.raises(TaskFailed, match="rolled back"):
         result.wait(timeout=20)
-    assert not LiveTask.objects.exists()
+    assert not LiveTask.objects.filter(args__contains=ledger.path).exists()
     assert ledger.tags() == []
 
 

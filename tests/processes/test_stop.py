@@ -11,8 +11,16 @@ import pytest
 from django_taskq.models import Worker
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, TaskWorker, is_alive, sql, statuses, wait_until
-from tests.processes.test_crashes import warm_up
+from tests.processes.support import (
+    Gate,
+    Ledger,
+    TaskWorker,
+    is_alive,
+    sql,
+    statuses,
+    wait_until,
+    warm_up,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,7 @@ from django.db import transaction
 
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, statuses, wait_until
-from tests.processes.test_crashes import warm_up
+from tests.processes.support import Gate, Ledger, statuses, wait_until, warm_up
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,309 @@
+"""The children of one worker: fork them, watch them, order them about, notice when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from uuid import uuid4
+
+from django_taskq.db import Connection
+from django_taskq.events import worker_log
+from django_taskq.transitions import presence
+from django_taskq.worker.aftermath import Aftermath, Death
+from django_taskq.worker.fork import Nursery, NurseryDied
+from django_taskq.worker.nursery import kill_group
+from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.record import Record, SharedMemory
+
+# Seconds between looks at busy children.
+_WATCH = 0.25
+# A task that has run for this long, or a feeder silent for this long, does not keep others waiting.
+_STUCK = 1.0
+# A child that died this soon after its start, without a task to blame, is replaced after a pause.
+_TOO_SOON, _PAUSE = 1.0, 1.0
+# A nursery that is killed before it is ready (for its memory, say) is started so often in all.
+_NURSERY_STARTS = 5
+
+
+@dataclass
+class Slot:
+    """A place for a child: its record and its pipe stay, the child in it may change."""
+
+    number: int
+    record: Record
+    # The pipe of its orders: the end that the child reads, and ours.
+    read: int
+    write: int
+    # Set while a child lives here, or is being forked.
+    worker_id: str = ""
+    # Known once it was forked.
+    pid: int = 0
+    pid_is_noted: bool = False
+    forked_at: float = 0.0
+    fork_not_before: float = 0.0
+    # "timeout" or "stop", once we have killed it.
+    killed_for: str = ""
+
+
+class Children:
+    """A nursery and what it brought up."""
+
+    def __init__(self, options: WorkerOptions, parent_id: str) -> None:
+        self.options = options
+        self.parent_id = parent_id
+        memory = SharedMemory.create(options.concurrency)
+        self.memory = memory
+        self.budget = memory.budget
+        self.budget.create(options.max_tasks or -1)
+        self.slots = [
+            Slot(number, record, *_pipe()) for number, record in enumerate(memory.records)
+        ]
+        # They ring it: "there is more work than I can take", "I am idle".
+        self.bell_read, self.bell_write = _pipe()
+        self.aftermath = Aftermath()
+        self.nursery: Nursery | None = None
+
+    # --- the nursery -----------------------------------------------------------------------------
+
+    def start_nursery(self, stop: socket.socket) -> bool:
+        """Start the nursery; False if `stop` became readable first. Raise NurseryFailed."""
+        keep = [self.memory.fd, self.bell_write, *(slot.read for slot in self.slots)]
+        threads: list[str] | None = None
+        for attempt in count(1):
+            self.nursery = Nursery(keep)
+            try:
+                threads = self.nursery.wait_until_ready(stop)
+                break
+            except NurseryDied as death:
+                self.nursery.close()
+                if attempt == _NURSERY_STARTS:
+                    raise
+                worker_log.error("%s; starting it anew.", death)
+                select.select([stop], [], [], _PAUSE)
+        if threads:
+            worker_log.warning(
+                "The project starts threads when it is loaded (%s); they do not run in children.",
+                ", ".join(threads),
+            )
+        return threads is not None
+
+    def hear_nursery(self) -> bool:
+        """Take in what the nursery says; False when it is gone."""
+        assert self.nursery is not None
+        for message in self.nursery.messages():
+            if "started" in message:
+                self.slots[message["slot"]].pid = message["started"]
+            elif "died" in message:
+                self._bury(self.slots[message["slot"]], message["status"])
+            elif "lost" in message:
+                return False
+        return True
+
+    def bury_all(self) -> None:
+        """The nursery is gone, and its children with it: make sure of that, and take note."""
+        assert self.nursery is not None
+        for slot in self.slots:
+            if slot.worker_id:
+                if slot.pid:
+                    kill_group(slot.pid)
+                    _wait_until_gone(slot.pid)
+                self._bury(slot, None)
+        self.nursery.close()
+
+    # --- birth and death -------------------------------------------------------------------------
+
+    def fill(self, connection: Connection, now: float) -> None:
+        """Order a child for every empty place, and note the process ids of those forked."""
+        for slot in self.slots:
+            if not slot.worker_id and now >= slot.fork_not_before:
+                self._fork(connection, slot, now)
+            elif slot.pid and not slot.pid_is_noted:
+                slot.pid_is_noted = True
+                presence.set_pid(connection, id=slot.worker_id, pid=slot.pid)
+
+    def _fork(self, connection: Connection, slot: Slot, now: float) -> None:
+        assert self.nursery is not None
+        worker_id = str(uuid4())
+        presence.arrive(
+            connection,
+            id=worker_id,
+            kind="CHILD",
+            parent_id=self.parent_id,
+            host=socket.gethostname(),
+            pid=0,
+            info={"slot": slot.number},
+        )
+        _empty(slot.read)
+        slot.record.reset()
+        slot.worker_id, slot.pid, slot.pid_is_noted = worker_id, 0, False
+        slot.forked_at, slot.killed_for = now, ""
+        self.nursery.fork(
+            {
+                "options": self.options.to_json(),
+                "memory": self.memory.fd,
+                "children": len(self.slots),
+                "slot": slot.number,
+                "worker_id": worker_id,
+                "orders": slot.read,
+                "bell": self.bell_write,
+            }
+        )
+
+    def _bury(self, slot: Slot, status: int | None) -> None:
+        """Take note of a reaped child; what it held is settled when the database answers."""
+        now = time.monotonic()
+        held = slot.record.holdings()
+        death = Death(
+            worker_id=slot.worker_id,
+            slot=slot.number,
+            pid=slot.pid,
+            status=status,
+            held=held,
+            killed_for=slot.killed_for,
+        )
+        self.budget.put_back(len(held.unstarted))
+        if not death.is_clean:
+            death.log()
+        self.aftermath.add(death)
+        if now - slot.forked_at < _TOO_SOON and held.running is None:
+            slot.fork_not_before = now + _PAUSE
+        slot.worker_id, slot.pid, slot.killed_for = "", 0, ""
+
+    # --- watching --------------------------------------------------------------------------------
+
+    def watch(self, now: float) -> None:
+        """Enforce hard time limits; take waiting tasks from children that cannot give them back."""
+        for slot in self.living():
+            if slot.record.is_idle or slot.killed_for:
+                continue
+            if slot.record.deadline and now >= slot.record.deadline:
+                self._kill(slot, "timeout")
+            elif _is_stuck(slot.record, now):
+                self._relieve(slot)
+
+    def _relieve(self, slot: Slot) -> None:
+        """Have given back what waits behind a long task."""
+        held = slot.record.take_unstarted()
+        if held is not None:
+            self.budget.put_back(len(held.unstarted))
+            self.aftermath.give_back(slot.worker_id, held)
+
+    def wake_at(self, now: float, *, filling: bool) -> float:
+        """Return when to look at the children again at the latest, or to fill empty places."""
+        moments = [float("inf")]
+        for slot in self.slots:
+            if filling and not slot.worker_id:
+                moments.append(max(now, slot.fork_not_before))
+            if slot.pid and not slot.record.is_idle:
+                moments.append(now + _WATCH)
+                if slot.record.deadline and not slot.killed_for:
+                    moments.append(slot.record.deadline)
+        return min(moments)
+
+    def living(self) -> Iterator[Slot]:
+        """Yield the places in which a child lives."""
+        return (slot for slot in self.slots if slot.pid)
+
+    @property
+    def are_gone(self) -> bool:
+        """Say whether no child lives or is being forked."""
+        return not any(slot.worker_id for slot in self.slots)
+
+    @property
+    def are_idle(self) -> bool:
+        """Say whether every child is up and has nothing in hand."""
+        return all(slot.pid and slot.record.is_ready and slot.record.is_idle for slot in self.slots)
+
+    @property
+    def claims(self) -> int:
+        """Return how many tasks the present children have claimed."""
+        return sum(slot.record.claimed for slot in self.slots)
+
+    def running(self, now: float) -> int:
+        """Count the tasks that run."""
+        return sum(1 for slot in self.living() if slot.record.running_for(now))
+
+    # --- orders ----------------------------------------------------------------------------------
+
+    def wake_one(self, order: str) -> bool:
+        """Tell one idle child that there is work; say whether there was one."""
+        for slot in self.living():
+            if slot.record.is_idle and slot.record.is_ready:
+                _order(slot, order)
+                return True
+        return False
+
+    def wake_any(self, order: str) -> None:
+        """Tell an idle child, or else the first of all."""
+        if not self.wake_one(order):
+            for slot in list(self.living())[:1]:
+                _order(slot, order)
+
+    def stop(self) -> None:
+        """Ask all to finish what runs and to give back the rest."""
+        for slot in self.living():
+            _order(slot, "s")
+
+    def kill(self) -> None:
+        """Kill all: what runs, runs again elsewhere."""
+        for slot in self.living():
+            if not slot.killed_for:
+                self._kill(slot, "stop")
+
+    def replace_unknown(self, known: set[str]) -> None:
+        """Kill children whose row is gone: they can claim nothing any more."""
+        for slot in self.living():
+            if slot.worker_id not in known and not slot.killed_for:
+                worker_log.error("Child %d is not known any more; replacing it.", slot.number)
+                kill_group(slot.pid)
+
+    def _kill(self, slot: Slot, why: str) -> None:
+        slot.killed_for = why
+        kill_group(slot.pid)
+
+
+def _is_stuck(record: Record, now: float) -> bool:
+    if record.running_for(now) >= _STUCK:
+        return bool(record.unstarted) or record.has_claim_under_way
+    return bool(record.unstarted) and record.silent_for(now) >= _STUCK
+
+
+def _order(slot: Slot, order: str) -> None:
+    with contextlib.suppress(BlockingIOError):  # it has more orders waiting than it can read
+        os.write(slot.write, order.encode())
+
+
+def _pipe() -> tuple[int, int]:
+    """Make a pipe whose ends never block."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
+def _empty(read: int) -> None:
+    """Drop orders that the last child did not live to read."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(read, 4096):
+            pass
+
+
+def _wait_until_gone(pid: int) -> None:
+    """Wait until a process that was killed is gone, even if nobody reaps it."""
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(pid)
+            select.select([fd], [], [], 5.0)
+            os.close(fd)
+        return
+    deadline = time.monotonic() + 5.0
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.01)
