@@ -23,7 +23,8 @@ from django_taskq.results import TaskResult
 from django_taskq.serialization import dump_arguments
 from django_taskq.statuses import TaskStatus
 from django_taskq.suggestions import did_you_mean
-from django_taskq.task import MAX_NAME, Task, adopt, find, missing, rebuilt, split_call
+from django_taskq.task import Task, adopt, find, missing, rebuilt, split_call
+from django_taskq.task_options import MAX_NAME
 from django_taskq.tasks_api import (
     BaseTaskBackend,
     DjangoTask,

@@ -17,6 +17,7 @@ from typing import (
     ParamSpec,
     Self,
     TypeVar,
+    Unpack,
     cast,
     overload,
 )
@@ -25,12 +26,10 @@ from django.utils.module_loading import import_string
 
 from django_taskq import registry, results
 from django_taskq.exceptions import UnknownTask
-from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json, check_backoff
-from django_taskq.serialization import is_storable
+from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json
 from django_taskq.suggestions import did_you_mean
+from django_taskq.task_options import TaskOptions, check_options, in_seconds, refuse_in_using
 from django_taskq.tasks_api import (
-    TASK_MAX_PRIORITY,
-    TASK_MIN_PRIORITY,
     BaseTask,
     BaseTaskContext,
     DjangoTask,
@@ -47,9 +46,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _BACKEND = "django_taskq.backend.TaskqBackend"
-
-# The longest name of a task or queue, in characters.
-MAX_NAME = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +126,7 @@ class Task(BaseTask[P, R], Generic[P, R]):
             object.__setattr__(self, "key", self.name or path)
         if not self.name:
             object.__setattr__(self, "name", _qualname_of(self.func).rpartition(".")[2])
-        _normalise(self)
+        check_options(self)
         super().__post_init__()
         if self.delay and not self.get_backend().supports_defer:
             raise InvalidTask("Backend does not support run_after.")
@@ -208,7 +204,7 @@ class Task(BaseTask[P, R], Generic[P, R]):
     ) -> Self:
         """Return a copy with other options: those that a row can hold."""
         if unknown:
-            raise TypeError(_not_for_using(next(iter(unknown))))
+            raise TypeError(refuse_in_using(next(iter(unknown))))
         if backoff is not None:
             backoff_to_json(backoff)  # refuses a function
         given: dict[str, Any] = {
@@ -226,7 +222,7 @@ class Task(BaseTask[P, R], Generic[P, R]):
         if isinstance(run_after, datetime):
             changes |= {"run_after": run_after, "delay": 0.0}
         elif run_after is not None:
-            changes |= {"run_after": None, "delay": _seconds("run_after", run_after, low=0.0)}
+            changes |= {"run_after": None, "delay": in_seconds("run_after", run_after, low=0.0)}
         return replace(self, **changes, is_copy=True)
 
     def get_result(self, result_id: str) -> TaskResult[R]:
@@ -408,39 +404,9 @@ def task(f: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 @overload
 def task(f: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(
-    *,
-    takes_context: Literal[True],
-    name: str = ...,
-    queue_name: str = ...,
-    priority: int = ...,
-    backend: str = ...,
-    max_attempts: int = ...,
-    retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
-    give_up_on: type[BaseException] | Sequence[type[BaseException]] = ...,
-    backoff: Backoff = ...,
-    timeout: float | timedelta | None = ...,
-    soft_timeout: float | timedelta | None = ...,
-    expires_after: float | timedelta | None = ...,
-    store_result: bool = ...,
-) -> _ContextDecorator: ...
+def task(*, takes_context: Literal[True], **options: Unpack[TaskOptions]) -> _ContextDecorator: ...
 @overload
-def task(
-    *,
-    takes_context: Literal[False] = ...,
-    name: str = ...,
-    queue_name: str = ...,
-    priority: int = ...,
-    backend: str = ...,
-    max_attempts: int = ...,
-    retry_on: type[BaseException] | Sequence[type[BaseException]] = ...,
-    give_up_on: type[BaseException] | Sequence[type[BaseException]] = ...,
-    backoff: Backoff = ...,
-    timeout: float | timedelta | None = ...,
-    soft_timeout: float | timedelta | None = ...,
-    expires_after: float | timedelta | None = ...,
-    store_result: bool = ...,
-) -> _Decorator: ...
+def task(*, takes_context: Literal[False] = ..., **options: Unpack[TaskOptions]) -> _Decorator: ...
 def task(f: Any = None, /, **options: Any) -> Any:
     """Make a task of a function, with or without options.
 
@@ -467,86 +433,6 @@ def _define(f: Any, options: dict[str, Any]) -> Task[..., Any]:
     base = {"priority": 0, "backend": "default", "queue_name": "default", "run_after": None}
     defined: Task[..., Any] = Task(func=f, **{**base, **options})
     return defined
-
-
-def _normalise(task: Task[..., Any]) -> None:
-    """Check our own options and bring them into hashable, plain form."""
-
-    def put(option: str, value: Any) -> None:
-        object.__setattr__(task, option, value)
-
-    where = f"@task {task.key}"
-    if not isinstance(task.name, str) or len(task.key) > MAX_NAME:
-        raise InvalidTask(f"{where}: a name is text of at most {MAX_NAME} characters.")
-    for option, text in (("name", task.key), ("queue_name", task.queue_name)):
-        if isinstance(text, str) and not is_storable(text):
-            raise InvalidTask(f"{where!r}: {option} holds what PostgreSQL cannot store: {text!r}.")
-    if isinstance(task.priority, bool) or not isinstance(task.priority, int):
-        raise InvalidTask(f"{where}: priority is a whole number, not {task.priority!r}.")
-    if not TASK_MIN_PRIORITY <= task.priority <= TASK_MAX_PRIORITY:
-        raise InvalidTask(
-            f"{where}: priority={task.priority} is not within {TASK_MIN_PRIORITY} … "
-            f"{TASK_MAX_PRIORITY}."
-        )
-    if isinstance(task.max_attempts, bool) or not isinstance(task.max_attempts, int):
-        raise InvalidTask(f"{where}: max_attempts is a whole number, not {task.max_attempts!r}.")
-    if not 1 <= task.max_attempts <= 32_767:
-        raise InvalidTask(f"{where}: max_attempts={task.max_attempts} is not within 1 … 32767.")
-    if not isinstance(task.store_result, bool):
-        raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
-    for option in ("retry_on", "give_up_on"):
-        kinds = getattr(task, option)
-        kinds = tuple(kinds) if isinstance(kinds, list | tuple | set | frozenset) else (kinds,)
-        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-            raise InvalidTask(f"{where}: {option} takes exception classes, not {kinds!r}.")
-        put(option, kinds)
-    try:
-        put("backoff", check_backoff(task.backoff))
-        for option in ("timeout", "soft_timeout", "expires_after"):
-            if getattr(task, option) is not None:
-                put(option, _seconds(option, getattr(task, option)))
-    except (TypeError, ValueError) as error:
-        raise InvalidTask(f"{where}: {error}") from None
-    if task.timeout and task.soft_timeout and task.soft_timeout >= task.timeout:
-        raise InvalidTask(
-            f"{where}: soft_timeout={task.soft_timeout:g} s must be shorter than "
-            f"timeout={task.timeout:g} s, which kills the process."
-        )
-
-
-def _seconds(option: str, value: Any, *, low: float | None = None) -> float:
-    """Return a duration in seconds. Raise TypeError or ValueError if it is none."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise TypeError(f"{option} takes seconds or a timedelta, not {value!r}.")
-    if low is None and value <= 0:
-        raise ValueError(f"{option}={value!r} must be above 0 seconds.")
-    if not -1e9 <= value <= 1e9:
-        raise ValueError(f"{option}={value!r} seconds is more than 30 years.")
-    return float(value if low is None else max(low, value))
-
-
-def _not_for_using(option: str) -> str:
-    of_code = {"name", "retry_on", "give_up_on", "takes_context"}
-    if option in of_code:
-        return (
-            f"using() cannot change {option}: it is code, which a row cannot hold. "
-            "Give it to @task."
-        )
-    for_rows = [
-        "priority",
-        "queue_name",
-        "run_after",
-        "backend",
-        "max_attempts",
-        "backoff",
-        "timeout",
-        "soft_timeout",
-        "expires_after",
-        "store_result",
-    ]
-    return f'using() got an unknown option "{option}".{did_you_mean(option, for_rows)}'
 
 
 def _own_context(task: Task[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, get_overloads
+from typing import Any, NamedTuple
 
 import pytest
 from django.core.management import get_commands, load_command_class
@@ -40,6 +40,7 @@ from django_taskq.models import FinishedTask, LiveTask, Worker
 from django_taskq.results import AttemptError, TaskResult
 from django_taskq.statuses import TRANSITIONS
 from django_taskq.task import Task, TaskContext
+from django_taskq.task_options import TaskOptions
 from tests.support.databases import empty_database
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,12 +161,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 
 def test_every_option_of_the_decorator_and_of_using_is_described() -> None:
-    options = {
-        name
-        for overload in get_overloads(django_taskq.task)
-        for name, parameter in inspect.signature(overload).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    options = {"takes_context", *TaskOptions.__annotations__}
     using = {
         name
         for name, parameter in inspect.signature(Task.using).parameters.items()

@@ -102,7 +102,9 @@ VERBS: dict[str, Callable[[Connection, str, Running], object]] = {
 }
 
 # How a row has to be for a verb to lead there, where that depends on more than its status.
-NEEDS: dict[tuple[str, TaskStatus], dict[str, int]] = {("rescue", TaskStatus.FAILED): {"crashes": 2}}
+NEEDS: dict[tuple[str, TaskStatus], dict[str, int]] = {
+    ("rescue", TaskStatus.FAILED): {"crashes": 2}
+}
 
 ALLOWED = {(verb, origin) for verb, origin, _ in TRANSITIONS}
 NO_ARROW = [
@@ -149,7 +151,7 @@ def test_where_there_is_no_arrow_a_verb_changes_nothing(
 
 
 def test_the_two_tables_share_the_statuses_among_them() -> None:
-    assert UNFINISHED | FINISHED == set(TaskStatus)
+    assert set(TaskStatus) == UNFINISHED | FINISHED
     assert not UNFINISHED & FINISHED
 
 

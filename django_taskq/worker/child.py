@@ -88,6 +88,7 @@ class Child:
         self.record.say_ready()
         while (batch := self._next_batch()) is not None:
             self.executor.notice_listeners()
+            self.connections.drop_dead()
             self._run_batch(batch)
         self.connections.close()
         self.feeder.end()

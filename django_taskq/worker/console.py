@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -51,6 +52,8 @@ def banner(options: WorkerOptions, facts: Mapping[str, object]) -> str:
 
 def set_up_logging(options: WorkerOptions) -> None:
     """Show this package's records on the terminal if the project shows them nowhere."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     logger = logging.getLogger("django_taskq")
     if not logger.hasHandlers():
         handler = logging.StreamHandler(sys.stdout)

@@ -77,14 +77,13 @@ class Executor:
         self.report = report
         self.is_stopping = is_stopping
         self._runs: dict[str, Run] = {}
-        # Every task starts from this context: what one sets, the next does not see.
-        self._context = contextvars.copy_context()
         self.notice_listeners()
 
     def notice_listeners(self) -> None:
         """Look, once per batch, whether anybody hears Django's signals."""
         self._started_heard = is_heard(task_started, logging.INFO)
-        self._finished_heard = is_heard(task_finished, logging.INFO)
+        self._success_heard = is_heard(task_finished, logging.INFO)
+        self._failure_heard = is_heard(task_finished, logging.ERROR)
 
     def run_of(self, row: Claimed) -> Run | None:
         """Return how to run a row's task; None if its name is not known here."""
@@ -124,19 +123,20 @@ class Executor:
             if run.soft_timeout:
                 self.arm(run.soft_timeout)
             try:
-                value = self._context.copy().run(run.func, *args, **kwargs)
+                # In a context of its own: what a task sets, the next does not see.
+                value = contextvars.Context().run(run.func, *args, **kwargs)
             finally:
                 if run.soft_timeout:
                     self.disarm()
             text = self._storable(run, value) if run.store_result else None
-            if self._finished_heard:
+            if self._success_heard:
                 self._send(task_finished, row, run, TaskStatus.SUCCESSFUL, value=value)
             return Completed(row.id, row.claim, text, began, time.monotonic())
         # SystemExit and KeyboardInterrupt too: a task must not end the process, and the worker
         # itself is never stopped by an exception.
         except BaseException as error:
             outcome = self._decide(row, run, error, began)
-            if self._finished_heard and isinstance(outcome, Failed | Cancelled):
+            if self._failure_heard and isinstance(outcome, Failed | Cancelled):
                 self._send(task_finished, row, run, TaskStatus.FAILED, error=outcome.error)
             return outcome
 

@@ -229,6 +229,7 @@ class Feeder(threading.Thread):
                 if wanted and self.lanes.current:
                     claiming = self._send_claim(connection, wanted, now)
                 if wanted and not self._is_guess and self._look_is_due(now):
+                    db.forget_plans(connection)
                     looking = claim.find_lanes(connection)
         except psycopg.Error as error:
             self.budget.put_back(wanted)
@@ -472,8 +473,6 @@ class Feeder(threading.Thread):
             self._connection = db.worker_connection(
                 self.options.database, name=f"taskworker child {self.slot}"
             )
-            now = time.monotonic()
-            self._sweep_at, self._sweep_soon_until = now, now + _SWEEP_SOON_FOR
             self.lanes.forget_floors()
         return self._connection
 
@@ -488,6 +487,8 @@ class Feeder(threading.Thread):
         self._forget_claim()
         if self._connection is not None:
             self._connection.close()
+            now = time.monotonic()
+            self._sweep_at, self._sweep_soon_until = now, now + _SWEEP_SOON_FOR
         worker_log.warning("Child %d: %s; trying again.", self.slot, store.brief(error))
         self.record.tick()
         self._read_orders(self._pause * random.uniform(0.5, 1.0))

@@ -37,7 +37,7 @@ class Nursery:
         environment = {
             **os.environ,
             # The project is found as this process found it, from whatever directory.
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
             DATABASE_NAMES: json.dumps(database_names()),
         }
@@ -45,6 +45,7 @@ class Nursery:
         self.process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",  # not first of all what lies in the current directory
                 "-c",
                 module + "main(int(sys.argv[1]), int(sys.argv[2]))",
                 str(theirs.fileno()),

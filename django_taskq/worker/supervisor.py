@@ -132,7 +132,8 @@ class Supervisor:
             },
         )
         self._has_arrived = True
-        self.say(text)
+        if self.options.verbosity:
+            self.say(text)
 
     def _facts(self, connection: db.Connection) -> dict[str, object]:
         major, minor = divmod(connection.info.server_version, 10_000)
@@ -186,6 +187,7 @@ class Supervisor:
         self.children.aftermath.settle(connection)
         if now >= self._beat_at:
             self._beat_at = now + _BEAT
+            db.forget_plans(connection)
             self._beat(connection)
         if now >= self._tick_at and not self._is_stopping:
             self._tick_at = now + _TICK  # an error in it must not be repeated at once

@@ -237,6 +237,11 @@ def _cases() -> list[Case]:
         by="user",
     )
     add(
+        "enqueue.ENQUEUE_NOW",
+        lambda c: enqueue.enqueue("default", settled(), row),
+        by="user",
+    )
+    add(
         "enqueue.HINT",
         lambda c: enqueue.hint("default"),
         by="user",

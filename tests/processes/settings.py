@@ -1,4 +1,4 @@
-"""A project without a web site, so that workers start sooner; the tests' own processes know more."""
+"""A project without a web site: workers start sooner."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def private_worker(private_database: PrivateServer, tmp_path: Path) -> Iterator[
 def test_a_crash_of_the_database_while_tasks_run_loses_nothing(
     private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger, gate: Gate
 ) -> None:
-    warm_up(ledger, 1)
+    warm_up(ledger, 2)
     running = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
     ledger.start_of("runs")
     waiting = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.002) for i in range(600)])
@@ -84,7 +84,7 @@ def test_a_crash_of_the_database_while_tasks_run_loses_nothing(
 def test_lost_connections_during_a_drain_lose_nothing(
     private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger
 ) -> None:
-    warm_up(ledger, 1)
+    warm_up(ledger, 2)
     results = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.001) for i in range(2000)])
     lost = 0
     for portion in range(200, 1600, 200):

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
     "long",
     [
         pytest.param(lambda ledger: tasks.note.enqueue(
-            ledger.path, "long", seconds=6), id="that-sleeps"),
+            ledger.path, "long", seconds=4), id="that-sleeps"),
         pytest.param(lambda ledger: tasks.hold_the_gil.enqueue(
-            ledger.path, "long", 6), id="that-holds-the-gil"),
+            ledger.path, "long", 4), id="that-holds-the-gil"),
     ],
 )  # fmt: skip
 def test_tasks_claimed_behind_a_long_one_start_elsewhere_within_two_seconds(

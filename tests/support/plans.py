@@ -87,7 +87,9 @@ def scans(plan: Any, *, table: str = "", stops_early: bool = False) -> Iterator[
 def describe(plan: Any, depth: int = 0) -> str:
     """Draw a plan for the message of a failed test."""
     words = [plan["Node Type"], plan.get("Index Name") or plan.get("Relation Name") or ""]
-    words += [f"{key}={plan[key]}" for key in ("Index Cond", "Filter", "Join Filter") if key in plan]
+    words += [
+        f"{key}={plan[key]}" for key in ("Index Cond", "Filter", "Join Filter") if key in plan
+    ]
     line = "  " * depth + " ".join(word for word in words if word)
     return "\n".join([line, *(describe(child, depth + 1) for child in plan.get("Plans", []))])
 

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -86,13 +86,11 @@ def sent_by(call: Callable[[Any], object]) -> list[Sent]:
     def user_cursor(alias: str) -> Iterator[Recorder]:
         yield recorder
 
-    with mock.patch.multiple("django_taskq.transitions.enqueue", user_cursor=user_cursor), \
-            mock.patch.multiple("django_taskq.transitions.operate", user_cursor=user_cursor), \
-            mock.patch.multiple("django_taskq.results", user_cursor=user_cursor):
-        try:
+    with ExitStack() as patched:
+        for module in ("transitions.enqueue", "transitions.operate", "results"):
+            patched.enter_context(mock.patch(f"django_taskq.{module}.user_cursor", user_cursor))
+        with suppress(_EnoughSeen, LookupError):
             call(recorder)
-        except (_EnoughSeen, IndexError, LookupError):
-            pass
     return recorder.sent
 
 

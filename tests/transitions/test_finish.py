@@ -183,7 +183,9 @@ def test_an_attempt_counts_only_if_the_task_was_tried(
     assert rows.row(connection, mine.id)["attempts"] == attempts
 
 
-@pytest.mark.parametrize("value", ['"\\u00fc \\"quoted\\" \\\\"', "1e16", "-0.0", "null", '{"a":[]}'])
+@pytest.mark.parametrize(
+    "value", ['"\\u00fc \\"quoted\\" \\\\"', "1e16", "-0.0", "null", '{"a":[]}']
+)
 def test_a_value_is_kept_as_it_was_written(
     connection: Connection, worker_id: str, value: str
 ) -> None:

@@ -76,7 +76,11 @@ def test_of_many_errors_a_cancelled_task_keeps_the_first_and_the_last_19(
     operate.cancel_waiting("default", id, error=REASON)
 
     messages = [record["message"] for record in rows.row(users, id)["errors"]]
-    assert messages == ["error 0", *(f"error {n}" for n in range(2, 20)), "Cancelled before it ran."]
+    assert messages == [
+        "error 0",
+        *(f"error {n}" for n in range(2, 20)),
+        "Cancelled before it ran.",
+    ]
 
 
 def test_a_held_task_goes_on_when_a_worker_knows_its_name(connection: Connection) -> None:

@@ -144,9 +144,7 @@ def rows_of(lane: Lane, *seconds: float) -> list[lanes.Claimed]:
     ]
 
 
-def test_claims_begin_at_the_beginning_as_long_as_they_are_fast(
-    known: Lanes, clock: Clock
-) -> None:
+def test_claims_begin_at_the_beginning_as_long_as_they_are_fast(known: Lanes, clock: Clock) -> None:
     known.learn(rows_of(A, 1, 2), FAST, Look.FULL)
 
     assert known.look_now(clock.now, after_look=False) is Look.FULL
@@ -176,9 +174,7 @@ def test_now_and_then_a_claim_leaves_room_for_a_late_commit(known: Lanes, clock:
     assert known.look_now(clock.now, after_look=False) is Look.LOOSE
 
 
-def test_at_least_once_a_minute_a_claim_begins_at_the_beginning(
-    known: Lanes, clock: Clock
-) -> None:
+def test_at_least_once_a_minute_a_claim_begins_at_the_beginning(known: Lanes, clock: Clock) -> None:
     known.learn(rows_of(A, 10), SLOW, Look.FULL)
 
     clock.now += 59

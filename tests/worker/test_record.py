@@ -218,7 +218,7 @@ def test_the_ring_of_ids_goes_round(record: Record) -> None:
     assert held.unstarted == last[1:]
     assert held.running == last[0]
     # The oldest of them have ended long ago, and are not known any more.
-    assert held.started == everything[: 4501][-len(held.started) :]
+    assert held.started == everything[:4501][-len(held.started) :]
     assert len(held.started) + len(held.unstarted) == 2048
 
 

@@ -1,0 +1,116 @@
+"""The options of a task: their types, and what is wrong with a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypedDict
+
+from django_taskq.retries import Backoff, check_backoff
+from django_taskq.serialization import is_storable
+from django_taskq.suggestions import did_you_mean
+from django_taskq.tasks_api import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY, InvalidTask
+
+# The longest name of a task or queue, in characters.
+MAX_NAME = 128
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@task(…)` takes, beside takes_context."""
+
+    name: str
+    queue_name: str
+    priority: int
+    backend: str
+    max_attempts: int
+    retry_on: type[BaseException] | Sequence[type[BaseException]]
+    give_up_on: type[BaseException] | Sequence[type[BaseException]]
+    backoff: Backoff
+    timeout: float | timedelta | None
+    soft_timeout: float | timedelta | None
+    expires_after: float | timedelta | None
+    store_result: bool
+
+
+def check_options(task: Any) -> None:
+    """Check the options of a Task in the making and bring them into hashable form.
+
+    Raise InvalidTask, with the name of the task and what the option takes.
+    """
+
+    def put(option: str, value: Any) -> None:
+        object.__setattr__(task, option, value)
+
+    where = f"@task {task.key}"
+    if not isinstance(task.name, str) or len(task.key) > MAX_NAME:
+        raise InvalidTask(f"{where}: a name is text of at most {MAX_NAME} characters.")
+    for option, text in (("name", task.key), ("queue_name", task.queue_name)):
+        if isinstance(text, str) and not is_storable(text):
+            raise InvalidTask(f"{where!r}: {option} holds what PostgreSQL cannot store: {text!r}.")
+    if isinstance(task.priority, bool) or not isinstance(task.priority, int):
+        raise InvalidTask(f"{where}: priority is a whole number, not {task.priority!r}.")
+    if not TASK_MIN_PRIORITY <= task.priority <= TASK_MAX_PRIORITY:
+        raise InvalidTask(
+            f"{where}: priority={task.priority} is not within {TASK_MIN_PRIORITY} … "
+            f"{TASK_MAX_PRIORITY}."
+        )
+    if isinstance(task.max_attempts, bool) or not isinstance(task.max_attempts, int):
+        raise InvalidTask(f"{where}: max_attempts is a whole number, not {task.max_attempts!r}.")
+    if not 1 <= task.max_attempts <= 32_767:
+        raise InvalidTask(f"{where}: max_attempts={task.max_attempts} is not within 1 … 32767.")
+    if not isinstance(task.store_result, bool):
+        raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
+    for option in ("retry_on", "give_up_on"):
+        kinds = getattr(task, option)
+        kinds = tuple(kinds) if isinstance(kinds, list | tuple | set | frozenset) else (kinds,)
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise InvalidTask(f"{where}: {option} takes exception classes, not {kinds!r}.")
+        put(option, kinds)
+    try:
+        put("backoff", check_backoff(task.backoff))
+        for option in ("timeout", "soft_timeout", "expires_after"):
+            if getattr(task, option) is not None:
+                put(option, in_seconds(option, getattr(task, option)))
+    except (TypeError, ValueError) as error:
+        raise InvalidTask(f"{where}: {error}") from None
+    if task.timeout and task.soft_timeout and task.soft_timeout >= task.timeout:
+        raise InvalidTask(
+            f"{where}: soft_timeout={task.soft_timeout:g} s must be shorter than "
+            f"timeout={task.timeout:g} s, which kills the process."
+        )
+
+
+def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
+    """Return a duration in seconds. Raise TypeError or ValueError if it is none."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise TypeError(f"{option} takes seconds or a timedelta, not {value!r}.")
+    if low is None and value <= 0:
+        raise ValueError(f"{option}={value!r} must be above 0 seconds.")
+    if not -1e9 <= value <= 1e9:
+        raise ValueError(f"{option}={value!r} seconds is more than 30 years.")
+    return float(value if low is None else max(low, value))
+
+
+def refuse_in_using(option: str) -> str:
+    """Say why using() does not take an option."""
+    of_code = {"name", "retry_on", "give_up_on", "takes_context"}
+    if option in of_code:
+        return (
+            f"using() cannot change {option}: it is code, which a row cannot hold. "
+            "Give it to @task."
+        )
+    for_rows = [
+        "priority",
+        "queue_name",
+        "run_after",
+        "backend",
+        "max_attempts",
+        "backoff",
+        "timeout",
+        "soft_timeout",
+        "expires_after",
+        "store_result",
+    ]
+    return f'using() got an unknown option "{option}".{did_you_mean(option, for_rows)}'
