@@ -26,6 +26,9 @@ from .models import Airport, AirportSheet, Delivery, Picture, Thumbnail
 
 IMPORT_BATCH = 250
 
+# Pillow loads its formats when the first picture is opened. Here the nursery does it, once for all.
+Image.preinit()
+
 
 @task(queue_name="pictures", timeout=60)
 def make_thumbnail(picture_id: str, size: int) -> str:
