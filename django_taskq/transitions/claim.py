@@ -87,8 +87,8 @@ def found_lanes(cursor: Cursor) -> list[Lane]:
     return [Lane(*row) for row in cursor.fetchall()]
 
 
-# What a supervisor asks once a second: where is work, when does the next task become due, and is a
-# suspect waiting?
+# What a supervisor asks once a second: where is work, when does the next task become due, and where
+# is a suspect waiting?
 TICK = f"""
 /* django_taskq:tick */
 WITH RECURSIVE lane AS ({_LANES})
@@ -101,12 +101,12 @@ SELECT
     WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority = lane.priority
       AND t.run_after > statement_timestamp()
     ORDER BY t.run_after LIMIT 1) - statement_timestamp())::float8 AS due_in,
-  suspect.waits
+  suspect.queues
 FROM (
-  SELECT EXISTS (
-    SELECT FROM django_taskq_livetask
+  SELECT ARRAY(
+    SELECT queue_name FROM django_taskq_livetask
     WHERE status = 'READY' AND crashes >= 2 AND run_after <= statement_timestamp()
-    ORDER BY run_after, id LIMIT 1 OFFSET 0) AS waits
+    ORDER BY run_after, id LIMIT 1000 OFFSET 0) AS queues
 ) AS suspect
 LEFT JOIN lane ON true
 """
@@ -121,15 +121,15 @@ class Tick(NamedTuple):
     due_in: float | None
 
 
-def tick(connection: Connection) -> tuple[list[Tick], bool]:
-    """Return the lanes with READY rows, and whether a suspect is due."""
+def tick(connection: Connection) -> tuple[list[Tick], set[str]]:
+    """Return the lanes with READY rows, and the queues in which a suspect is due."""
     rows = connection.execute(TICK, prepare=True).fetchall()
     lanes = [
         Tick(Lane(queue_name, priority), is_due, due_in)
         for queue_name, priority, is_due, due_in, _ in rows
         if queue_name is not None
     ]
-    return lanes, rows[0][-1]
+    return lanes, set(rows[0][-1])
 
 
 # As far as it is worth counting for a person.

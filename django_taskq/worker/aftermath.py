@@ -31,11 +31,16 @@ class Death:
     held: Holdings
     # "timeout" or "stop" if its supervisor killed it.
     killed_for: str
+    # The task that ran when it was killed for the hard time limit.
+    overdue: str | None = None
 
     @property
     def is_clean(self) -> bool:
-        """Say whether it ended by itself, having put everything down."""
-        return self.status == 0
+        """Say whether it ended by itself, having put everything down.
+
+        A task may call os._exit(0): that is a crash all the same.
+        """
+        return self.status == 0 and self.held.running is None
 
     @property
     def reason(self) -> str:
@@ -84,8 +89,12 @@ class Aftermath:
         """Have everything settled that a dead child held."""
         self._deaths.append(death)
 
-    def settle(self, connection: Connection) -> None:
-        """Do what is to be done; each entry is forgotten only when it is done."""
+    def settle(self, connection: Connection) -> bool:
+        """Do what is to be done; say whether there was something.
+
+        Each entry is forgotten only when it is done.
+        """
+        waited = self.waits
         while self._relieved:
             worker_id, held = self._relieved[0]
             rescue.give_back(connection, worker_id, kept=held.started)
@@ -93,12 +102,14 @@ class Aftermath:
         while self._deaths:
             self._settle_death(connection, self._deaths[0])
             self._deaths.popleft()
+        return waited
 
     def _settle_death(self, connection: Connection, death: Death) -> None:
         held = death.held
         rescue.give_back(connection, death.worker_id, kept=held.started)
         blamed = held.running
-        if death.killed_for == "timeout" and blamed is not None:
+        # The overdue task may have ended at the last moment, and another one started.
+        if blamed is not None and blamed == death.overdue:
             self._end_overdue(connection, death, blamed)
         if death.killed_for or death.is_clean or death.status is None:
             blamed = None

@@ -17,6 +17,7 @@ from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.console import set_up_logging
 from django_taskq.worker.executor import Executor
 from django_taskq.worker.feeder import Batch, Dropped, Feeder
+from django_taskq.worker.nursery import leave_stopping_to_the_supervisor
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import SharedMemory
 
@@ -83,9 +84,7 @@ class Child:
 
     def run(self) -> None:
         """Run tasks until the feeder says that there will be no more."""
-        # Whatever reaches the terminal's process group is the supervisor's business.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        leave_stopping_to_the_supervisor()
         self.feeder.start()
         self.record.say_ready()
         while (batch := self._next_batch()) is not None:

@@ -49,6 +49,8 @@ class Slot:
     fork_not_before: float = 0.0
     # "timeout" or "stop", once we have killed it.
     killed_for: str = ""
+    # What ran when we killed it for its hard time limit.
+    overdue: str | None = None
 
 
 class Children:
@@ -68,6 +70,7 @@ class Children:
         self.bell_read, self.bell_write = _pipe()
         self.aftermath = Aftermath()
         self.nursery: Nursery | None = None
+        self._turn = 0
 
     # --- the nursery -----------------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ class Children:
             status=status,
             held=held,
             killed_for=slot.killed_for,
+            overdue=slot.overdue,
         )
         self.budget.put_back(len(held.unstarted))
         if not death.is_clean:
@@ -173,7 +177,7 @@ class Children:
         self.aftermath.add(death)
         if now - slot.forked_at < _TOO_SOON and held.running is None:
             slot.fork_not_before = now + _PAUSE
-        slot.worker_id, slot.pid, slot.killed_for = "", 0, ""
+        slot.worker_id, slot.pid, slot.killed_for, slot.overdue = "", 0, "", None
 
     # --- watching --------------------------------------------------------------------------------
 
@@ -233,8 +237,10 @@ class Children:
 
     def wake_one(self, order: str) -> bool:
         """Tell one idle child that there is work; say whether there was one."""
-        for slot in self.living():
-            if slot.record.is_idle and slot.record.is_ready:
+        self._turn += 1  # one that cannot hear (it may be suspended) does not starve the others
+        start = self._turn % len(self.slots)
+        for slot in self.slots[start:] + self.slots[:start]:
+            if slot.pid and slot.record.is_idle and slot.record.is_ready:
                 _order(slot, order)
                 return True
         return False
@@ -261,10 +267,11 @@ class Children:
         for slot in self.living():
             if slot.worker_id not in known and not slot.killed_for:
                 worker_log.error("Child %d is not known any more; replacing it.", slot.number)
-                kill_group(slot.pid)
+                self._kill(slot, "stop")
 
     def _kill(self, slot: Slot, why: str) -> None:
         slot.killed_for = why
+        slot.overdue = slot.record.holdings().running if why == "timeout" else None
         kill_group(slot.pid)
 
 

@@ -111,8 +111,8 @@ class Feeder(threading.Thread):
         # When to look for lanes; None: when somebody wakes us.
         self._look_at: float | None = 0.0
         self._was_hinted = False
-        # The current lanes are those of last time: a claim there comes before the look.
-        self._is_guess = False
+        # Nothing was claimed since the last look.
+        self._has_looked = False
         # The last claim brought less than was asked for.
         self._was_short = False
         self._suspect_waits = False
@@ -203,7 +203,8 @@ class Feeder(threading.Thread):
         target = 1
         if self._run_time is not None:
             target = max(1, min(_MOST, int(_PREFETCH / max(self._run_time, 1e-6))))
-        room = target - self.record.unstarted
+        held = self.record.unstarted + (1 if self.record.running_for(now) else 0)
+        room = target - held
         # A claim should be worth its trip, the more so when it needs one of its own.
         return room if room * (4 if self._unsent else 2) > target else 0
 
@@ -226,21 +227,25 @@ class Feeder(threading.Thread):
             with connection.pipeline():
                 self._send_reports(connection, now)
                 cursors = store.send(connection, sent)
-                if wanted and self.lanes.current:
-                    claiming = self._send_claim(connection, wanted, now)
-                if wanted and not self._is_guess and self._look_is_due(now):
-                    db.forget_plans(connection)
+                if wanted and self._look_is_due(now):
+                    # The claim follows when the lanes are known: one may have come that is ahead.
+                    if self._in_hand:
+                        db.forget_plans(connection)
                     looking = claim.find_lanes(connection)
+                elif wanted and self.lanes.current:
+                    claiming = self._send_claim(connection, wanted, now)
         except psycopg.Error as error:
             self.budget.put_back(wanted)
             if connection.closed:
                 raise
             self._store_alone(connection, error)
             return
-        self._is_guess = False
         self._stored(connection, sum(cursor.rowcount for cursor in cursors))
-        if wanted:
-            self._take(claiming, looking, wanted, now)
+        if looking is not None:
+            self.budget.put_back(wanted)
+            self._take_in_lanes(looking, now)
+        elif claiming is not None:
+            self._take(claiming, wanted, now)
 
     # --- outcomes --------------------------------------------------------------------------------
 
@@ -296,24 +301,19 @@ class Feeder(threading.Thread):
         )
         return _Claiming(token, epoch, lanes, look, cursor)
 
-    def _take(
-        self, claiming: _Claiming | None, looking: db.Cursor | None, wanted: int, now: float
-    ) -> None:
-        """Hand claimed tasks to the main thread, and decide where and when to look for more."""
-        count = self._hand_over(claiming) if claiming is not None else 0
+    def _take(self, claiming: _Claiming, wanted: int, now: float) -> None:
+        """Hand claimed tasks to the main thread, and decide when to look for lanes."""
+        count = self._hand_over(claiming)
         self.budget.put_back(wanted - count)
-        if looking is not None:
-            self.lanes.found(claim.found_lanes(looking), time.monotonic() - now)
-            self._after_look(claiming, count)
-        elif count < wanted:
+        if count == wanted:
+            if self._has_looked:
+                self._ring("m")  # there may be more than one child can take
+        else:
             # Nothing is left in these lanes, but below the floors perhaps; others may have come.
+            # Where a look has found something and a claim nothing, others have just locked it.
             self.lanes.current, self._was_short = [], True
-            self._look_at = 0.0
-        elif self._look_at is None:
-            self._look_at = now + _LOOK_EVERY
-        if count == wanted and (looking is not None or self._was_hinted):
-            self._was_hinted = False
-            self._ring("m")
+            self._look_at = 0.0 if count else now + _LOOK_BEHIND_OTHERS
+        self._has_looked = False
 
     def _hand_over(self, claiming: _Claiming) -> int:
         """Pass claimed rows to the main thread; return how many there were."""
@@ -328,15 +328,13 @@ class Feeder(threading.Thread):
             self.inbox.put(Batch(claiming.epoch, rows))
         return len(rows)
 
-    def _after_look(self, claiming: _Claiming | None, count: int) -> None:
-        """Decide when to look for lanes next."""
+    def _take_in_lanes(self, looking: db.Cursor, asked_at: float) -> None:
+        """Learn which lanes have due tasks, and decide when to look again."""
         now = time.monotonic()
+        self.lanes.found(claim.found_lanes(looking), now - asked_at)
+        self._has_looked = True
         if self.lanes.current:
-            tried = claiming is not None and set(claiming.lanes).issuperset(self.lanes.current)
-            others_hold_them = tried and count == 0
-            self._look_at = now + (_LOOK_BEHIND_OTHERS if others_hold_them else _LOOK_EVERY)
-            if others_hold_them:
-                self.lanes.current = []
+            self._look_at = now + _LOOK_EVERY
         elif self._was_hinted:
             self._was_hinted = False
             self._look_at = now + _LOOK_ONCE_MORE
@@ -455,10 +453,6 @@ class Feeder(threading.Thread):
                 self.record.say_idle(False)
                 self._was_hinted = self._was_hinted or order == "h"
                 self._look_at = 0.0
-                if not self.lanes.current:
-                    # Most often a task comes where others came before: claim there at once.
-                    self.lanes.current = self.lanes.last
-                    self._is_guess = bool(self.lanes.last)
             case "x":  # a suspect waits
                 self._suspect_waits = True
             case "s":  # stop

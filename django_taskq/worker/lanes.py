@@ -84,8 +84,6 @@ class Lanes:
         self.choice = choice
         # Those with due tasks when last looked at; none until somebody looks.
         self.current: list[Lane] = []
-        # Where tasks came before: tried first after idling, which saves the look.
-        self.last: list[Lane] = []
         self._turn = 0
         self._floors: dict[Lane, datetime] = {}
         self._full = _Share(0.1, at_least_every=60.0)
@@ -99,8 +97,6 @@ class Lanes:
     def found(self, lanes: Iterable[Lane], seconds: float) -> None:
         """Take the lanes that a look has found, which took so long."""
         self.current = [lane for lane in lanes if self.choice.serves(lane.queue_name)]
-        if self.current:
-            self.last = self.current
         if self._floors:
             self._full.spend(seconds)
 

@@ -27,9 +27,7 @@ DATABASE_NAMES = "DJANGO_TASKQ_DATABASE_NAMES"
 def main(fd: int, parent: int) -> None:
     """Run the nursery of the supervisor with process id `parent`."""
     die_with(parent)
-    # Ctrl+C reaches the whole group of the terminal: only the supervisor tells others to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_stopping_to_the_supervisor()
     supervisor = socket.socket(fileno=fd)
     try:
         threads = load_project()
@@ -64,6 +62,16 @@ def load_project() -> list[str]:
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, every page of it
     return [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+
+
+def leave_stopping_to_the_supervisor() -> None:
+    """Do nothing on Ctrl+C, which reaches the whole group of the terminal, nor on SIGTERM.
+
+    By a handler: what is ignored would be ignored by every program that a task starts, too.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)
 
 
 def die_with(parent: int) -> None:

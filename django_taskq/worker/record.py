@@ -113,7 +113,6 @@ class Record:
         self._bytes[:_RING_AT] = bytes(_RING_AT)
         self._lock.create()
         self._moments[_TICKED_AT] = time.monotonic()
-        self._words[_IDLE] = 1
 
     # --- the child's main thread -------------------------------------------------------------
 

@@ -132,8 +132,7 @@ class Supervisor:
             },
         )
         self._has_arrived = True
-        if self.options.verbosity:
-            self.say(text)
+        self.say(text)
 
     def _facts(self, connection: db.Connection) -> dict[str, object]:
         major, minor = divmod(connection.info.server_version, 10_000)
@@ -184,7 +183,8 @@ class Supervisor:
         connection = self._connect()
         if not self._has_arrived:
             self._arrive(connection)
-        self.children.aftermath.settle(connection)
+        if self.children.aftermath.settle(connection):
+            self._tick_at = 0.0  # for others to take what was put back
         if now >= self._beat_at:
             self._beat_at = now + _BEAT
             db.forget_plans(connection)
@@ -269,7 +269,11 @@ class Supervisor:
     def _tick(self, connection: db.Connection) -> None:
         """Ask where work is, and wake one idle child to do it."""
         claims = self.children.claims if self.children.are_idle else -1
-        lanes, suspect_waits = claim.tick(connection)
+        if self.children.budget.left == 0:
+            self._end_burst(claims)
+            return
+        lanes, suspects = claim.tick(connection)
+        suspect_waits = any(self.choice.serves(queue_name) for queue_name in suspects)
         served = [tick for tick in lanes if self.choice.serves(tick.lane.queue_name)]
         is_due = any(tick.is_due for tick in served)
         # A task that becomes due before the next second begins is not kept waiting for that.
@@ -351,4 +355,5 @@ class Supervisor:
                     "Stopping: %d running task(s) get %g s; once more to stop now.", running, grace
                 )
             self._stop_until = now + grace
+            self.children.stop()
         self._stop_until = min(self._stop_until, now + grace)

@@ -33,9 +33,10 @@ def test_tasks_claimed_behind_a_long_one_start_elsewhere_within_two_seconds(
     ledger.start_of("busy")
     with transaction.atomic():
         result = long(ledger)
-        behind = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(20)])
+        behind = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(15)])
     began = ledger.start_of("long").at
-    wait_until(lambda: statuses()["RUNNING"] == 22, 0.8, "they were claimed behind the long task")
+    # The busy one, the long one, and as many as were worth claiming ahead.
+    wait_until(lambda: statuses()["RUNNING"] >= 4, 0.8, "some are claimed behind the long task")
     gate.open()
     busy.wait(timeout=20)
     for one in behind:
@@ -43,7 +44,7 @@ def test_tasks_claimed_behind_a_long_one_start_elsewhere_within_two_seconds(
     result.refresh()
     assert result.row_status == "RUNNING", "the long task is no more"
     others = [s for s in ledger.starts() if s.tag.startswith("n")]
-    assert len({s.tag for s in others}) == len(others) == 20, "some have started twice"
+    assert len({s.tag for s in others}) == len(others) == 15, "some have started twice"
     assert max(s.at for s in others) - began < 2.0
     assert {one.attempts for one in behind} == {1}
     result.wait(timeout=20)

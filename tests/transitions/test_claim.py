@@ -206,15 +206,15 @@ def test_a_suspect_at_the_head_of_a_lane_hides_nobody(connection: Connection) ->
 
 def test_an_empty_table_has_no_lanes(connection: Connection) -> None:
     assert found(connection) == []
-    assert claim.tick(connection) == ([], False)
+    assert claim.tick(connection) == ([], set())
 
 
 def test_a_tick_tells_when_a_suspect_waits(connection: Connection) -> None:
     rows.add(connection, crashes=2, run_after=rows.ago(-3600))
-    assert claim.tick(connection)[1] is False
+    assert claim.tick(connection)[1] == set()
 
-    rows.add(connection, crashes=2)
-    assert claim.tick(connection)[1] is True
+    rows.add(connection, crashes=2, queue_name="mail")
+    assert claim.tick(connection)[1] == {"mail"}
 
 
 def test_a_tick_tells_where_tasks_are_due_and_when_the_next_ones_will_be(

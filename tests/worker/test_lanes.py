@@ -93,15 +93,6 @@ def test_lanes_of_other_workers_are_not_taken_up() -> None:
     assert known.current == [A]
 
 
-def test_the_lanes_of_last_time_are_remembered_while_there_are_none() -> None:
-    known = Lanes(QueueChoice([], []))
-    known.found([A], 0.0)
-
-    known.found([], 0.0)
-
-    assert (known.current, known.last) == ([], [A])
-
-
 # --- floors -----------------------------------------------------------------------------------
 
 

@@ -91,8 +91,8 @@ def start(record: Record, epoch: int, *, deadline: float = 0.0) -> bool:
     return record.start(epoch, time.monotonic(), deadline)
 
 
-def test_a_new_record_is_idle_and_empty(record: Record) -> None:
-    assert record.is_idle
+def test_a_new_record_is_empty_and_idle_only_once_its_child_says_so(record: Record) -> None:
+    assert not record.is_idle
     assert not record.is_ready
     assert (record.claimed, record.unstarted, record.epoch) == (0, 0, 0)
     assert record.holdings() == Holdings([], [], None)
@@ -290,7 +290,7 @@ def test_a_new_child_finds_a_clean_slot(record: Record) -> None:
     record.reset()
 
     assert record.holdings() == Holdings([], [], None)
-    assert (record.epoch, record.is_ready, record.is_idle) == (0, False, True)
+    assert (record.epoch, record.is_ready, record.is_idle) == (0, False, False)
 
 
 def test_children_have_records_of_their_own(memory: SharedMemory) -> None:

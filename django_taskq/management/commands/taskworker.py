@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS
@@ -119,6 +120,9 @@ class Command(BaseCommand):
         try:
             settings = conf.get()
             alias = options["database"] or _database()
+            if alias not in django_settings.DATABASES:
+                near = did_you_mean(alias, django_settings.DATABASES)
+                raise CommandError(f'There is no database "{alias}" in DATABASES.{near}')
             db.user_connection(alias)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from None
