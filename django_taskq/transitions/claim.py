@@ -150,17 +150,8 @@ def count_waiting(connection: Connection) -> int:
 
 # The rows are locked inside the LATERAL, in each lane with the full limit: candidates that are
 # merged first and locked later come back short when others claim the same heads. Both ends of the
-# index range stand in the condition, so that rows due later are never walked over. A process whose
-# own row is gone (it was declared dead) claims nothing. The update goes by an array of ids: a join
-# with an unknown number of rows may be planned as a scan of the table.
-CLAIM = """
-/* django_taskq:claim */
-WITH lane AS (
-  SELECT * FROM unnest(%(queues)s::text[], %(priorities)s::int[], %(floors)s::timestamptz[])
-    AS l (queue_name, priority, floor)
-  WHERE EXISTS (SELECT FROM django_taskq_worker WHERE id = %(worker)s::uuid)
-),
-mine AS MATERIALIZED (
+# index range stand in the condition, so that rows due later are never walked over.
+_MINE = """mine AS MATERIALIZED (
   SELECT ready.id
   FROM lane CROSS JOIN LATERAL (
     SELECT t.id FROM django_taskq_livetask AS t
@@ -173,7 +164,11 @@ mine AS MATERIALIZED (
   ) AS ready
   LIMIT %(limit)s
 )
-UPDATE django_taskq_livetask AS t
+"""
+
+# The update goes by an array of ids: a join with an unknown number of rows may be planned as a scan
+# of the table. The last column is the time that it took to find and lock the rows.
+_UPDATE = """UPDATE django_taskq_livetask AS t
 SET status = 'RUNNING', claim = %(claim)s::uuid, worker_id = %(worker)s::uuid,
     started_at = statement_timestamp(), attempts = t.attempts + 1
 WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
@@ -182,6 +177,16 @@ RETURNING t.id, t.task, t.queue_name, t.priority, t.args, t.kwargs, t.run_after,
   CASE WHEN t.attempts > 1 OR t.crashes > 0 THEN t.errors END,
   extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
 """
+
+# A process whose own row is gone (it was declared dead) claims nothing.
+CLAIM = f"""
+/* django_taskq:claim */
+WITH lane AS (
+  SELECT * FROM unnest(%(queues)s::text[], %(priorities)s::int[], %(floors)s::timestamptz[])
+    AS l (queue_name, priority, floor)
+  WHERE EXISTS (SELECT FROM django_taskq_worker WHERE id = %(worker)s::uuid)
+),
+{_MINE}{_UPDATE}"""
 
 
 def claim(
@@ -208,9 +213,31 @@ def claim(
     )
 
 
+# What a child sends that was idle and is woken: find the lanes and claim along them in one trip.
+# For workers that serve all queues, so that priority alone decides on the order.
+CLAIM_WOKEN = f"""
+/* django_taskq:claim_woken */
+WITH RECURSIVE found AS ({_LANES.replace("lane", "found")}),
+lane AS (
+  SELECT queue_name, priority, '-infinity'::timestamptz AS floor
+  FROM (SELECT * FROM found) AS lane
+  WHERE {_IS_DUE}
+    AND EXISTS (SELECT FROM django_taskq_worker WHERE id = %(worker)s::uuid)
+  ORDER BY priority DESC, queue_name
+),
+{_MINE}{_UPDATE}"""
+
+
+def claim_woken(connection: Connection, *, worker_id: str, token: str, limit: int) -> Cursor:
+    """Claim up to `limit` due tasks of any lane, those of the highest priority first."""
+    return connection.execute(
+        CLAIM_WOKEN, {"worker": worker_id, "claim": token, "limit": limit}, prepare=True
+    )
+
+
 # A suspect runs alone: its processes died twice, and what shares a process with it would be blamed.
 # The queue is an expression so that it cannot lead into the big index of all READY rows.
-CLAIM_SUSPECT = """
+CLAIM_SUSPECT = f"""
 /* django_taskq:claim_suspect */
 WITH mine AS MATERIALIZED (
   SELECT id FROM django_taskq_livetask
@@ -221,15 +248,7 @@ WITH mine AS MATERIALIZED (
   LIMIT 1
   FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE django_taskq_livetask AS t
-SET status = 'RUNNING', claim = %(claim)s::uuid, worker_id = %(worker)s::uuid,
-    started_at = statement_timestamp(), attempts = t.attempts + 1
-WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
-RETURNING t.id, t.task, t.queue_name, t.priority, t.args, t.kwargs, t.run_after, t.enqueued_at,
-  t.attempts, t.max_attempts, coalesce(t.expires_at <= statement_timestamp(), false), t.options,
-  CASE WHEN t.attempts > 1 OR t.crashes > 0 THEN t.errors END,
-  extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
-"""
+{_UPDATE}"""
 
 SUSPECT_QUEUES = """
 /* django_taskq:suspect_queues */
@@ -270,7 +289,9 @@ def claimed_rows(cursor: Cursor, token: str, lanes: Sequence[Lane]) -> tuple[lis
         return [], 0.0
     seconds = rows[0][-1]
     rows.sort(key=_IN_ORDER)
-    if len(lanes) > 1:
+    if not lanes:
+        rows.sort(key=itemgetter(3), reverse=True)  # priority; of lanes that were not known before
+    elif len(lanes) > 1:
         places = {lane: place for place, lane in enumerate(lanes)}
         rows.sort(key=lambda row: places[Lane(row[2], row[3])])
     return [Claimed._make((*row[:-1], token)) for row in rows], seconds

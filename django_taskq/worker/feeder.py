@@ -111,6 +111,8 @@ class Feeder(threading.Thread):
         # When to look for lanes; None: when somebody wakes us.
         self._look_at: float | None = 0.0
         self._was_hinted = False
+        # Idle until just now, and free to claim wherever there is work.
+        self._is_woken = False
         # Nothing was claimed since the last look.
         self._has_looked = False
         # The last claim brought less than was asked for.
@@ -227,7 +229,9 @@ class Feeder(threading.Thread):
             with connection.pipeline():
                 self._send_reports(connection, now)
                 cursors = store.send(connection, sent)
-                if wanted and self._look_is_due(now):
+                if wanted and self._is_woken:
+                    claiming = self._send_woken_claim(connection, wanted)
+                elif wanted and self._look_is_due(now):
                     # The claim follows when the lanes are known: one may have come that is ahead.
                     if self._in_hand:
                         db.forget_plans(connection)
@@ -252,6 +256,7 @@ class Feeder(threading.Thread):
     def _store_alone(self, connection: db.Connection, error: psycopg.Error) -> None:
         """After an error: outcomes without a claim behind them; the claim's turn comes again."""
         db.roll_back(connection)
+        self._is_woken = False
         self._forget_claim()
         if self._unsent:
             self._stored(connection, store.store(connection, self._unsent, self.worker_id))
@@ -301,11 +306,22 @@ class Feeder(threading.Thread):
         )
         return _Claiming(token, epoch, lanes, look, cursor)
 
+    def _send_woken_claim(self, connection: db.Connection, wanted: int) -> _Claiming:
+        """Find lanes and claim along them at once: a trip less between enqueue and start."""
+        self.record.say_idle(False)
+        token = str(uuid4())
+        epoch = self.record.announce(token)
+        cursor = claim.claim_woken(connection, worker_id=self.worker_id, token=token, limit=wanted)
+        return _Claiming(token, epoch, [], Look.FULL, cursor)
+
     def _take(self, claiming: _Claiming, wanted: int, now: float) -> None:
         """Hand claimed tasks to the main thread, and decide when to look for lanes."""
         count = self._hand_over(claiming)
         self.budget.put_back(wanted - count)
-        if count == wanted:
+        if self._is_woken:
+            self._is_woken = False
+            self._after_woken_claim(count == wanted)
+        elif count == wanted:
             if self._has_looked:
                 self._ring("m")  # there may be more than one child can take
         else:
@@ -328,6 +344,14 @@ class Feeder(threading.Thread):
             self.inbox.put(Batch(claiming.epoch, rows))
         return len(rows)
 
+    def _after_woken_claim(self, was_full: bool) -> None:
+        """Go on: with a look if there may be more, or else as after a look that found nothing."""
+        if was_full:
+            self._ring("m")
+            self._look_at = 0.0
+        else:
+            self._rest_after_look(time.monotonic())
+
     def _take_in_lanes(self, looking: db.Cursor, asked_at: float) -> None:
         """Learn which lanes have due tasks, and decide when to look again."""
         now = time.monotonic()
@@ -335,7 +359,12 @@ class Feeder(threading.Thread):
         self._has_looked = True
         if self.lanes.current:
             self._look_at = now + _LOOK_EVERY
-        elif self._was_hinted:
+        else:
+            self._rest_after_look(now)
+
+    def _rest_after_look(self, now: float) -> None:
+        """Nothing is due. Look once more after a hint, for those that were dropped behind it."""
+        if self._was_hinted:
             self._was_hinted = False
             self._look_at = now + _LOOK_ONCE_MORE
         else:
@@ -453,6 +482,8 @@ class Feeder(threading.Thread):
                 self.record.say_idle(False)
                 self._was_hinted = self._was_hinted or order == "h"
                 self._look_at = 0.0
+                choice, lanes = self.lanes.choice, self.lanes
+                self._is_woken = choice.is_open and not lanes.current and not lanes.has_floors
             case "x":  # a suspect waits
                 self._suspect_waits = True
             case "s":  # stop

@@ -26,6 +26,11 @@ class QueueChoice:
         self.queues = tuple(queues)
         self.excluded = tuple(excluded)
 
+    @property
+    def is_open(self) -> bool:
+        """Say whether all queues are served, and none is preferred."""
+        return not self.queues and not self.excluded
+
     def place(self, queue_name: str) -> int | None:
         """Return the preference of a queue (0 is first), or None if it is not served."""
         if any(fnmatchcase(queue_name, pattern) for pattern in self.excluded):
@@ -146,6 +151,11 @@ class Lanes:
                 come_to = datetime.fromisoformat(row.run_after)
                 # A loose or full look may have brought something from below.
                 self._floors[lane] = max(come_to, self._floors.get(lane, come_to))
+
+    @property
+    def has_floors(self) -> bool:
+        """Say whether claims start above the beginning of some lane."""
+        return bool(self._floors)
 
     def forget_floors(self) -> None:
         """Start anew, as after a reconnect: the database's clock may be another one."""

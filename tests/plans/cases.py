@@ -147,6 +147,19 @@ def _cases() -> list[Case]:
         LIVE_KEY,
         variant="floor",
     )
+    for limit in (1, 500):
+        add(
+            "claim.CLAIM_WOKEN",
+            lambda c, n=limit: claim.claim_woken(
+                c, worker_id=id_of("e", 1), token=str(uuid4()), limit=n
+            ),
+            READY_HEAD,
+            QUEUE,
+            LANE,
+            DUE,
+            LIVE_KEY,
+            variant=limit,
+        )
     add("claim.SUSPECT_QUEUES", claim.suspect_queues, SUSPECT)
     add(
         "claim.CLAIM_SUSPECT",

@@ -280,3 +280,31 @@ def test_names_with_quotes_backslashes_and_commas_are_lanes_too(
     claimed = take(connection, worker_id, *(Lane(name, 0) for name in names))
 
     assert ids(claimed) == expected
+
+
+def take_woken(connection: Connection, worker_id: str, limit: int) -> list[Claimed]:
+    """Claim as a child does that was idle and is woken."""
+    token = str(uuid4())
+    cursor = claim.claim_woken(connection, worker_id=worker_id, token=token, limit=limit)
+    return claim.claimed_rows(cursor, token, [])[0]
+
+
+def test_a_woken_child_takes_the_most_urgent_of_all_queues_first(
+    connection: Connection, worker_id: str
+) -> None:
+    low = rows.add(connection, queue_name="a", run_after=rows.ago(30))
+    later = rows.add(connection, queue_name="a", priority=9, run_after=rows.ago(-60))
+    high = rows.add(connection, queue_name="b", priority=5, run_after=rows.ago(10))
+    suspect = rows.add(connection, queue_name="b", priority=7, crashes=2)
+    middle = rows.add(connection, queue_name="c", priority=3, run_after=rows.ago(20))
+
+    assert ids(take_woken(connection, worker_id, limit=2)) == [high, middle]
+    assert ids(take_woken(connection, worker_id, limit=2)) == [low]
+    for waiting in (later, suspect):
+        assert rows.row(connection, waiting)["status"] == "READY"
+
+
+def test_a_woken_child_that_was_declared_dead_claims_nothing(connection: Connection) -> None:
+    rows.add(connection)
+
+    assert take_woken(connection, str(uuid4()), limit=5) == []
