@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 
+# What is raised when the server cannot be talked to now, or on a connection that is closed already.
+Trouble = (psycopg.OperationalError, psycopg.InterfaceError)
+
 # What a worker connection asks for at its start. The times bound how long a framework statement
 # waits for a lock or runs; UTC makes texts of timestamps sort like the timestamps.
 _SESSION = {

@@ -149,14 +149,22 @@ class Feeder(threading.Thread):
 
     def run(self) -> None:
         """Store and claim until the main thread has ended and everything is stored."""
-        done = False
-        while not done:
-            try:
-                done = self._step()
-            except psycopg.OperationalError as error:
-                self._rest(error)
-            else:
-                self._note_recovery()
+        try:
+            while not self._step_or_rest():
+                pass
+        except Exception:
+            # A child without a feeder is of no use, and must not look alive: it is replaced.
+            worker_log.exception("The feeder of child %d failed; the child ends.", self.slot)
+            os._exit(1)
+
+    def _step_or_rest(self) -> bool:
+        try:
+            done = self._step()
+        except db.Trouble as error:
+            self._rest(error)
+            return False
+        self._note_recovery()
+        return done
 
     def _step(self) -> bool:
         """Do the next thing that is due, or wait for one; True when all is done."""
@@ -260,7 +268,7 @@ class Feeder(threading.Thread):
         self._forget_claim()
         if self._unsent:
             self._stored(connection, store.store(connection, self._unsent, self.worker_id))
-        elif isinstance(error, psycopg.OperationalError):
+        elif isinstance(error, db.Trouble):
             raise error
         else:
             worker_log.error("A claim failed and is tried again: %s", store.brief(error))
@@ -507,7 +515,7 @@ class Feeder(threading.Thread):
             self._pause = _PAUSE_FIRST
             worker_log.info("Child %d: the database answers again.", self.slot)
 
-    def _rest(self, error: psycopg.OperationalError) -> None:
+    def _rest(self, error: psycopg.Error) -> None:
         """Pause after trouble with the database; outcomes are kept, the running task runs on."""
         self._forget_claim()
         if self._connection is not None:

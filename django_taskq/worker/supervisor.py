@@ -172,7 +172,7 @@ class Supervisor:
         self.children.watch(now)
         try:
             self._talk_to_database(now)
-        except psycopg.OperationalError as error:
+        except db.Trouble as error:
             self._lose_connection(error)
         self._sleep(now)
 
@@ -243,7 +243,7 @@ class Supervisor:
                 self._connection.execute(f"LISTEN {CHANNEL}")
         return self._connection
 
-    def _lose_connection(self, error: psycopg.OperationalError) -> None:
+    def _lose_connection(self, error: psycopg.Error) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -290,7 +290,7 @@ class Supervisor:
         """Read notifications; one is as good as many."""
         try:
             hints = list(connection.notifies(timeout=0))
-        except psycopg.OperationalError as error:
+        except db.Trouble as error:
             self._lose_connection(error)
             return
         if hints and not self._is_stopping:
