@@ -71,6 +71,8 @@ def running(*arguments: str, command: str = TELL_AND_WAIT) -> subprocess.Popen[s
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # Whoever runs the tests in the background has SIGINT ignored, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
