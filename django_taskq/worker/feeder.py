@@ -228,7 +228,7 @@ class Feeder(threading.Thread):
         return max(self._look_at, self.lanes.next_full_look())
 
     def _round_trip(self, wanted: int, now: float) -> None:
-        """Send outcomes, the next claim and a look for lanes; on trouble the outcomes alone."""
+        """Send outcomes with the next claim or a look for lanes; on trouble the outcomes alone."""
         connection = self._connect()
         wanted = self.budget.take(wanted)
         claiming = looking = None
