@@ -85,7 +85,9 @@ class Ledger:
             text = Path(self.path).read_text()
         except FileNotFoundError:
             return []
-        parts = (line.split() for line in text.splitlines())
+        # A reader can see a line half written where it crosses a page of the file.
+        whole = text[: text.rfind("\n") + 1]
+        parts = (line.split() for line in whole.splitlines())
         return [Start(tag, int(pid), float(at)) for tag, pid, at in parts]
 
     def tags(self) -> list[str]:
