@@ -247,6 +247,7 @@ def _settled(task: Task[..., Any]) -> Settled:
         delay=task.delay,
         expires_after=task.expires_after,
         options=task.options_for_row(),
+        headers=None,
     )
 
 

@@ -59,6 +59,16 @@ class Cancelled(NamedTuple):
     ended: float
 
 
+class CancelledUnstarted(NamedTuple):
+    """The task had been asked to end before this claim, and was not started."""
+
+    id: str
+    claim: str
+    error: str
+    began: float
+    ended: float
+
+
 class Expired(NamedTuple):
     """The task was claimed too late to be started."""
 
@@ -77,4 +87,6 @@ class Parked(NamedTuple):
     held_for: str
 
 
-Outcome: TypeAlias = Completed | Retrying | Snoozed | Failed | Cancelled | Expired | Parked
+Outcome: TypeAlias = (
+    Completed | Retrying | Snoozed | Failed | Cancelled | CancelledUnstarted | Expired | Parked
+)

@@ -79,6 +79,8 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
     run_after: datetime | None = None
     # What the task last said with context.progress().
     progress: dict[str, Any] | None = None
+    # What it carries along from where it was enqueued, by carrier.
+    headers: dict[str, Any] = field(default_factory=dict)
     _return_value: Any = field(default=None, repr=False)
 
     def wait(self, timeout: float | None = None) -> R:
@@ -224,12 +226,12 @@ READ = """
 /* django_taskq:read */
 SELECT id::text, status, task, queue_name, priority, args::text, kwargs::text, run_after,
   enqueued_at, attempts, max_attempts, started_at, NULL::timestamptz, worker_id::text,
-  errors::text, progress::text, NULL::text, held_for
+  errors::text, progress::text, NULL::text, held_for, headers::text
 FROM django_taskq_livetask WHERE id = %(id)s
 UNION ALL
 SELECT id::text, status, task, queue_name, priority, args::text, kwargs::text, run_after,
   enqueued_at, attempts, max_attempts, started_at, finished_at, worker_id::text,
-  errors::text, progress::text, return_value::text, NULL
+  errors::text, progress::text, return_value::text, NULL, headers::text
 FROM django_taskq_finishedtask WHERE id = %(id)s
 """
 
@@ -256,6 +258,7 @@ class Row:
     progress: dict[str, Any] | None
     return_value: Any
     held_for: str | None
+    headers: dict[str, Any]
 
 
 _ROW_FIELDS = [f.name for f in fields(Row)]
@@ -294,6 +297,7 @@ def result_values(row: Row) -> dict[str, Any]:
         "attempts": row.attempts,
         "run_after": row.run_after,
         "progress": row.progress,
+        "headers": row.headers,
         "_return_value": row.return_value,
     }
 
@@ -322,6 +326,7 @@ def _decode(found: tuple[Any, ...]) -> list[Any]:
     values[14] = decode_errors(values[14])
     values[15] = json.loads(values[15]) if values[15] else None
     values[16] = json.loads(values[16]) if values[16] else None
+    values[18] = json.loads(values[18]) if values[18] else {}
     return values
 
 

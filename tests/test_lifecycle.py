@@ -52,6 +52,7 @@ def do_enqueue(connection: Connection, worker_id: str, mine: Running) -> None:
         delay=0.0,
         expires_after=None,
         options=None,
+        headers=None,
     )
     try:
         with transaction.atomic():

@@ -44,6 +44,8 @@ class TaskRow(models.Model):
     progress = models.JSONField(null=True)
     # What .using() changed and no column holds: timeouts, backoff, store_result.
     options = models.JSONField(null=True)
+    # What the task carries along from where it was enqueued (the language, say), by carrier.
+    headers = models.JSONField(null=True)
 
     class Meta:
         abstract = True
@@ -65,6 +67,8 @@ class LiveTask(TaskRow):
     held_for = models.TextField(null=True)
     # Other tasks wait for this one: finishing it releases them.
     has_successors = models.BooleanField(db_default=False)
+    # Somebody asked a running task to end; should it come back to READY, it is not started again.
+    cancel_requested_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = "django_taskq_livetask"
@@ -132,6 +136,12 @@ class LiveTask(TaskRow):
                 "held_for",
                 name="django_taskq_live_held",
                 condition=Q(status=TaskStatus.HELD.value),
+            ),
+            # What workers look through every second: the few running tasks that are to end.
+            models.Index(
+                "worker_id",
+                name="django_taskq_live_cancel",
+                condition=Q(cancel_requested_at__isnull=False),
             ),
         ]
 

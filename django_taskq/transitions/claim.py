@@ -34,7 +34,10 @@ class Claimed(NamedTuple):
     attempts: int
     max_attempts: int | None
     is_expired: bool
+    # Somebody asked it to end while it ran, and then it did not end.
+    is_cancelled: bool
     options: str | None
+    headers: str | None
     # Records of earlier attempts, where there were any.
     errors: str | None
     claim: str
@@ -173,7 +176,8 @@ SET status = 'RUNNING', claim = %(claim)s::uuid, worker_id = %(worker)s::uuid,
     started_at = statement_timestamp(), attempts = t.attempts + 1
 WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
 RETURNING t.id, t.task, t.queue_name, t.priority, t.args, t.kwargs, t.run_after, t.enqueued_at,
-  t.attempts, t.max_attempts, coalesce(t.expires_at <= statement_timestamp(), false), t.options,
+  t.attempts, t.max_attempts, coalesce(t.expires_at <= statement_timestamp(), false),
+  t.cancel_requested_at IS NOT NULL, t.options, t.headers,
   CASE WHEN t.attempts > 1 OR t.crashes > 0 THEN t.errors END,
   extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
 """

@@ -26,6 +26,8 @@ class Settled:
     expires_after: float | None
     # JSON text of what .using() changed and no column holds.
     options: str | None
+    # JSON text of what the task carries along.
+    headers: str | None
 
     @property
     def starts_now(self) -> bool:
@@ -51,11 +53,11 @@ class Enqueued(NamedTuple):
 ENQUEUE = """
 /* django_taskq:enqueue */
 INSERT INTO django_taskq_livetask (
-  id, task, queue_name, priority, args, kwargs, max_attempts, options,
+  id, task, queue_name, priority, args, kwargs, max_attempts, options, headers,
   enqueued_at, run_after, expires_at)
 SELECT
   %(id)s::uuid, %(task)s, %(queue_name)s, %(priority)s, %(args)s::json, %(kwargs)s::json,
-  %(max_attempts)s, %(options)s::jsonb,
+  %(max_attempts)s, %(options)s::jsonb, %(headers)s::jsonb,
   clock, start, greatest(clock, start) + make_interval(secs => %(expires_after)s::float8)
 FROM (
   SELECT clock, coalesce(
@@ -71,10 +73,10 @@ RETURNING enqueued_at, run_after
 ENQUEUE_NOW = """
 /* django_taskq:enqueue */
 INSERT INTO django_taskq_livetask (
-  id, task, queue_name, priority, args, kwargs, max_attempts, options)
+  id, task, queue_name, priority, args, kwargs, max_attempts, options, headers)
 VALUES (
   %(id)s, %(task)s, %(queue_name)s, %(priority)s, %(args)s, %(kwargs)s, %(max_attempts)s,
-  %(options)s)
+  %(options)s, %(headers)s)
 RETURNING enqueued_at, run_after
 """
 
@@ -94,6 +96,7 @@ def enqueue(alias: str, settled: Settled, row: NewRow) -> Enqueued:
                 "kwargs": row.kwargs,
                 "max_attempts": settled.max_attempts,
                 "options": settled.options,
+                "headers": settled.headers,
                 "run_after": settled.run_after,
                 "delay": settled.delay,
                 "expires_after": settled.expires_after,
@@ -120,7 +123,7 @@ FROM (
 COPY = """
 /* django_taskq:enqueue */
 COPY django_taskq_livetask (
-  id, args, kwargs, task, queue_name, priority, max_attempts, options{more}) FROM STDIN
+  id, args, kwargs, task, queue_name, priority, max_attempts, options, headers{more}) FROM STDIN
 """
 
 # Rows per block that is handed to the driver.
@@ -146,6 +149,7 @@ def enqueue_many(alias: str, settled: Settled, rows: Sequence[NewRow]) -> Enqueu
             settled.priority,
             settled.max_attempts,
             settled.options,
+            settled.headers,
         ]
         columns = ""
         if settled.run_after is not None or settled.delay:

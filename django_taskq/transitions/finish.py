@@ -17,6 +17,7 @@ from typing import Any
 from django_taskq.db import Connection, Cursor, array, quoted_array
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -28,7 +29,7 @@ from django_taskq.outcomes import (
 # Every column that a task keeps when it ends.
 _KEPT = (
     "id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts, "
-    "crashes, claim, worker_id, errors, progress, options"
+    "crashes, claim, worker_id, errors, progress, options, headers"
 )
 _KEPT_OF_T = ", ".join(f"t.{column.strip()}" for column in _KEPT.split(","))
 
@@ -101,9 +102,11 @@ FROM gone
 
 FAIL = "/* django_taskq:fail */" + _END.replace("%(status)s", "FAILED")
 CANCEL = "/* django_taskq:cancel */" + _END.replace("%(status)s", "CANCELLED")
-# A task that expired was claimed but never started: that claim is no attempt.
-EXPIRE = "/* django_taskq:expire */" + _END.replace("%(status)s", "EXPIRED").replace(
-    "t.attempts", "t.attempts - 1 AS attempts"
+# These were claimed but never started: that claim is no attempt.
+_END_UNSTARTED = _END.replace("t.attempts", "t.attempts - 1 AS attempts")
+EXPIRE = "/* django_taskq:expire */" + _END_UNSTARTED.replace("%(status)s", "EXPIRED")
+CANCEL_UNSTARTED = "/* django_taskq:cancel_unstarted */" + _END_UNSTARTED.replace(
+    "%(status)s", "CANCELLED"
 )
 
 
@@ -122,7 +125,14 @@ def expire(connection: Connection, outcomes: Sequence[Expired]) -> Cursor:
     return connection.execute(EXPIRE, _ended_badly(outcomes))
 
 
-def _ended_badly(outcomes: Sequence[Failed | Cancelled | Expired]) -> dict[str, Any]:
+def cancel_unstarted(connection: Connection, outcomes: Sequence[CancelledUnstarted]) -> Cursor:
+    """End tasks that were to be cancelled and came back to their queue first."""
+    return connection.execute(CANCEL_UNSTARTED, _ended_badly(outcomes))
+
+
+def _ended_badly(
+    outcomes: Sequence[Failed | Cancelled | CancelledUnstarted | Expired],
+) -> dict[str, Any]:
     now = time.monotonic()
     return {
         "ids": array([outcome.id for outcome in outcomes]),

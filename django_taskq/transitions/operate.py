@@ -15,12 +15,12 @@ WITH gone AS (
 )
 INSERT INTO django_taskq_finishedtask (
   id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
-  crashes, errors, progress, options, status, finished_at)
+  crashes, errors, progress, options, headers, status, finished_at)
 SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
   crashes,
   CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
     || (%(error)s::jsonb || jsonb_build_object('finished_at', statement_timestamp())),
-  progress, options, 'CANCELLED', statement_timestamp()
+  progress, options, headers, 'CANCELLED', statement_timestamp()
 FROM gone
 RETURNING id
 """

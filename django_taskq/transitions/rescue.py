@@ -45,13 +45,14 @@ WITH gone AS (
 )
 INSERT INTO django_taskq_finishedtask (
   id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
-  crashes, claim, worker_id, errors, progress, options, status, started_at, finished_at)
+  crashes, claim, worker_id, errors, progress, options, headers, status, started_at,
+  finished_at)
 SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts - 1,
   max_attempts, crashes + 1, claim, worker_id,
   CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
     || (%(error)s::jsonb || jsonb_build_object(
          'started_at', started_at, 'finished_at', statement_timestamp())),
-  progress, options, 'FAILED', started_at, statement_timestamp()
+  progress, options, headers, 'FAILED', started_at, statement_timestamp()
 FROM gone
 """
 

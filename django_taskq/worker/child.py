@@ -123,8 +123,10 @@ class Child:
         deadline = began + run.timeout if run is not None and run.timeout else 0.0
         if not self.record.start(epoch, began, deadline):
             return None
-        if run is None:
-            outcome: Outcome = self.executor.park_unknown(row)
+        if row.is_cancelled:
+            outcome: Outcome = self.executor.cancel_unstarted(row)
+        elif run is None:
+            outcome = self.executor.park_unknown(row)
         elif row.is_expired:
             outcome = self.executor.expire(row)
         else:

@@ -17,6 +17,7 @@ from django.core.management.color import color_style, no_style
 from django_taskq.events import one_line, task_extra, task_log
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -155,6 +156,8 @@ class TaskLines:
                 return self.good, f"snoozed for {outcome.delay:.3g} s"
             case Cancelled():
                 return self.bad, "cancelled itself"
+            case CancelledUnstarted():
+                return self.bad, "cancelled"
             case Expired():
                 return self.bad, "expired"
             case Parked():

@@ -25,6 +25,7 @@ from django_taskq.exceptions import (
 )
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -101,15 +102,24 @@ class Executor:
 
     def expire(self, row: Claimed) -> Expired:
         """Say that a row was claimed too late to be started."""
+        error = self._unstarted(row, TaskExpired, "It was not started within its expires_after.")
         now = time.monotonic()
-        error = error_record(
-            class_path=class_path(TaskExpired),
-            message="It was not started within its expires_after.",
+        return Expired(row.id, row.claim, error, now, now)
+
+    def cancel_unstarted(self, row: Claimed) -> CancelledUnstarted:
+        """Say that a row is not started, because somebody had asked it to end."""
+        error = self._unstarted(row, TaskCancelled, "Cancelled before it was started again.")
+        now = time.monotonic()
+        return CancelledUnstarted(row.id, row.claim, error, now, now)
+
+    def _unstarted(self, row: Claimed, kind: type[Exception], message: str) -> str:
+        return error_record(
+            class_path=class_path(kind),
+            message=message,
             traceback_text="",
             attempt=row.attempts - 1,
             worker=self.worker_id,
         )
-        return Expired(row.id, row.claim, error, now, now)
 
     def execute(self, row: Claimed, run: Run, began: float) -> Outcome:
         """Run the task: the one place where anything that user code raises is caught."""

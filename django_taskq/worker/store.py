@@ -13,6 +13,7 @@ from django_taskq.events import worker_log
 from django_taskq.exceptions import UnstorableResult
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -31,6 +32,7 @@ _STATEMENTS: dict[type, Callable[[Connection, Any], Cursor]] = {
     Snoozed: finish.snooze,
     Failed: finish.fail,
     Cancelled: finish.cancel,
+    CancelledUnstarted: finish.cancel_unstarted,
     Expired: finish.expire,
     Parked: finish.park,
 }
@@ -67,7 +69,7 @@ def _store_alone(connection: Connection, outcome: Outcome, worker_id: str) -> in
                 return finish.complete_anyway(connection, outcome).rowcount
             case Failed():
                 return finish.fail_anyway(connection, outcome).rowcount
-            case Retrying() | Snoozed() | Cancelled() | Expired() | Parked():
+            case Retrying() | Snoozed() | Cancelled() | CancelledUnstarted() | Expired() | Parked():
                 return send(connection, [outcome])[0].rowcount
             case _:
                 assert_never(outcome)

@@ -11,6 +11,7 @@ from uuid import uuid4
 from django_taskq import results
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -110,6 +111,7 @@ def settled(**changes: Any) -> enqueue.Settled:
         "delay": 0.0,
         "expires_after": None,
         "options": None,
+        "headers": None,
     }
     return enqueue.Settled(**{**values, **changes})
 
@@ -174,6 +176,12 @@ def _cases() -> list[Case]:
         add("finish.FAIL", end(Failed, finish.fail, count), LIVE_KEY, variant=count)
         add("finish.CANCEL", end(Cancelled, finish.cancel, count), LIVE_KEY, variant=count)
         add("finish.EXPIRE", end(Expired, finish.expire, count), LIVE_KEY, variant=count)
+        add(
+            "finish.CANCEL_UNSTARTED",
+            end(CancelledUnstarted, finish.cancel_unstarted, count),
+            LIVE_KEY,
+            variant=count,
+        )
         add("finish.RETRY", retry(count), LIVE_KEY, variant=count)
         snoozed = [Snoozed(*mine, 5.0) for mine in running(count)]
         add("finish.SNOOZE", lambda c, o=snoozed: finish.snooze(c, o), LIVE_KEY, variant=count)

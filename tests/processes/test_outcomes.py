@@ -149,6 +149,21 @@ def test_a_task_that_nobody_could_start_in_time_expires(ledger: Ledger) -> None:
     assert ledger.tags() == []
 
 
+def test_a_task_that_was_to_end_is_not_started_again(ledger: Ledger) -> None:
+    # As if its process had died before it could obey.
+    with transaction.atomic():
+        result = tasks.note.enqueue(ledger.path, "not again")
+        sql(
+            "UPDATE django_taskq_livetask SET cancel_requested_at = enqueued_at WHERE id = %s",
+            result.id,
+        )
+    with pytest.raises(TaskCancelled, match="before it was started again"):
+        result.wait(timeout=20)
+    assert result.row_status == TaskStatus.CANCELLED
+    assert result.attempts == 0
+    assert ledger.tags() == []
+
+
 def test_the_soft_limit_lets_a_task_tidy_up(ledger: Ledger) -> None:
     assert tasks.tidy_up_when_late.enqueue(ledger.path).wait(timeout=20) == "late"
     assert ledger.tags() == ["tidied"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -121,6 +122,24 @@ def test_a_claim_says_which_tasks_came_too_late(
     rows.add(connection, expires_at=rows.ago(seconds))
 
     assert [row.is_expired for row in take(connection, worker_id)] == [is_expired]
+
+
+@pytest.mark.parametrize("asked, is_cancelled", [(rows.ago(1), True), (None, False)])
+def test_a_claim_says_which_tasks_somebody_asked_to_end(
+    connection: Connection, worker_id: str, asked: Any, is_cancelled: bool
+) -> None:
+    rows.add(connection, cancel_requested_at=asked)
+
+    assert [row.is_cancelled for row in take(connection, worker_id)] == [is_cancelled]
+
+
+def test_a_claim_brings_what_the_task_carries_along_undecoded(
+    connection: Connection, worker_id: str
+) -> None:
+    rows.add(connection, headers={"language": "de"})
+    rows.add(connection)
+
+    assert [row.headers for row in take(connection, worker_id)] == ['{"language": "de"}', None]
 
 
 def test_a_retried_task_brings_its_earlier_errors_along(

@@ -15,6 +15,7 @@ import pytest
 from django_taskq.db import Connection
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -56,6 +57,10 @@ def cancelled(mine: Running) -> Cancelled:
     return Cancelled(*mine, error("not needed"), time.monotonic(), time.monotonic())
 
 
+def cancelled_unstarted(mine: Running) -> CancelledUnstarted:
+    return CancelledUnstarted(*mine, error("not again"), time.monotonic(), time.monotonic())
+
+
 def expired(mine: Running) -> Expired:
     return Expired(*mine, error("too late"), time.monotonic(), time.monotonic())
 
@@ -75,6 +80,7 @@ ARROWS: list[tuple[Send, Make, str]] = [
     (finish.complete, completed, "SUCCESSFUL"),
     (finish.fail, failed, "FAILED"),
     (finish.cancel, cancelled, "CANCELLED"),
+    (finish.cancel_unstarted, cancelled_unstarted, "CANCELLED"),
     (finish.expire, expired, "EXPIRED"),
     (finish.retry, retrying, "READY"),
     (finish.snooze, snoozed, "READY"),
@@ -148,6 +154,7 @@ def test_everything_that_a_task_was_is_kept(
         "crashes": 1,
         "progress": {"done": 3},
         "options": {"timeout": 5},
+        "headers": {"language": "de"},
     }
     mine = rows.add_running(connection, worker_id, **was)
     before = rows.row(connection, mine.id)
@@ -169,6 +176,7 @@ def test_everything_that_a_task_was_is_kept(
         (finish.retry, retrying, 2),
         # These starts do not count.
         (finish.expire, expired, 1),
+        (finish.cancel_unstarted, cancelled_unstarted, 1),
         (finish.snooze, snoozed, 1),
         (finish.park, parked, 1),
     ],

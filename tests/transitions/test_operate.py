@@ -36,6 +36,7 @@ def test_a_waiting_task_is_cancelled_and_its_past_is_kept(
 ) -> None:
     past = [{"message": "first attempt"}]
     columns: dict[str, Any] = {"attempts": 1, "errors": past, "kwargs": {"a": 1}, "crashes": 1}
+    columns["headers"] = {"language": "de"}
     if held:
         columns |= {"status": "HELD", "held_for": "unknown:x"}
     id = rows.add(users, **columns)
@@ -49,6 +50,7 @@ def test_a_waiting_task_is_cancelled_and_its_past_is_kept(
         "Cancelled before it ran.",
     ]
     assert (stored["attempts"], stored["crashes"], stored["kwargs"]) == (1, 1, {"a": 1})
+    assert stored["headers"] == {"language": "de"}
     assert stored["finished_at"] is not None
 
 

@@ -74,7 +74,7 @@ def test_when_nobody_is_to_blame_all_run_again(connection: Connection, worker_id
 
 
 def test_the_third_crash_ends_a_task(connection: Connection, worker_id: str) -> None:
-    id = rows.add(connection, max_attempts=1)
+    id = rows.add(connection, max_attempts=1, headers={"language": "de"})
     seen = []
     for _ in range(3):
         connection.execute(
@@ -89,6 +89,7 @@ def test_the_third_crash_ends_a_task(connection: Connection, worker_id: str) -> 
     assert seen == [("READY", 1, 1), ("READY", 2, 2), ("FAILED", 3, 3)]
     assert rows.live(connection, id) is None
     assert rows.row(connection, id)["finished_at"] is not None
+    assert rows.row(connection, id)["headers"] == {"language": "de"}
 
 
 def test_the_third_crash_of_one_task_lets_the_others_go_on(

@@ -192,7 +192,9 @@ def claimed(of: Task[..., Any] | Callable[..., Any] | str, *args: Any, **changes
         "attempts": 1,
         "max_attempts": None,
         "is_expired": False,
+        "is_cancelled": False,
         "options": None,
+        "headers": None,
         "errors": None,
         "claim": str(uuid4()),
     }

@@ -14,6 +14,7 @@ import pytest
 
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -62,6 +63,7 @@ def outcomes_of(row: Claimed) -> dict[str, Outcome]:
         "snoozed": Snoozed(*mine, 60.0),
         "failed": Failed(*mine, error(), now - 1.5, now),
         "cancelled": Cancelled(*mine, error(), now - 1.5, now),
+        "cancelled unstarted": CancelledUnstarted(*mine, error(), now, now),
         "expired": Expired(*mine, error(), now, now),
         "parked": Parked(*mine, "unknown:x"),
     }
@@ -110,6 +112,7 @@ def test_a_line_names_the_task_and_its_queue_but_no_argument_value_or_message(
         ("failed", "NoStock"),
         ("snoozed", "snoozed for 60 s"),
         ("cancelled", "cancelled"),
+        ("cancelled unstarted", "cancelled"),
         ("expired", "expired"),
         ("parked", "not known here"),
     ],

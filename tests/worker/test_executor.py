@@ -297,6 +297,16 @@ def test_a_task_that_came_too_late_says_so(executor: Watched) -> None:
     assert record["attempt"] == 0
 
 
+def test_a_task_that_was_to_end_is_not_started_again_and_says_so(executor: Watched) -> None:
+    row = claimed(samples.give, attempts=2, is_cancelled=True)
+
+    record = json.loads(executor.cancel_unstarted(row).error)
+
+    assert record["exception_class_path"] == class_path(TaskCancelled)
+    assert record["message"] == "Cancelled before it was started again."
+    assert record["attempt"] == 1
+
+
 # --- limits, context, isolation ---------------------------------------------------------------
 
 

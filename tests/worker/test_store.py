@@ -15,6 +15,7 @@ from django_taskq.db import Connection
 from django_taskq.exceptions import UnstorableResult
 from django_taskq.outcomes import (
     Cancelled,
+    CancelledUnstarted,
     Completed,
     Expired,
     Failed,
@@ -54,11 +55,12 @@ def one_of_each(connection: Connection, worker_id: str) -> list[Outcome]:
         Failed(*mine(), ERROR, now, now),
         Cancelled(*mine(), ERROR, now, now),
         Expired(*mine(), ERROR, now, now),
+        CancelledUnstarted(*mine(), ERROR, now, now),
         Parked(*mine(), "unknown:x"),
     ]
 
 
-EACH = ["SUCCESSFUL", "READY", "READY", "FAILED", "CANCELLED", "EXPIRED", "HELD"]
+EACH = ["SUCCESSFUL", "READY", "READY", "FAILED", "CANCELLED", "EXPIRED", "CANCELLED", "HELD"]
 
 
 def statuses(connection: Connection, outcomes: list[Outcome]) -> list[str]:
@@ -77,7 +79,7 @@ def test_each_kind_is_one_statement(connection: Connection, worker_id: str) -> N
 
     cursors = store.send(connection, outcomes)
 
-    assert [cursor.rowcount for cursor in cursors] == [3] * 7
+    assert [cursor.rowcount for cursor in cursors] == [3] * len(EACH)
 
 
 def bad_outcomes(mine: Running) -> dict[str, Outcome]:
