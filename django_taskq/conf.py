@@ -24,6 +24,10 @@ class Settings:
     result_limit: int = 1024 * 1024
     # How many tasks a worker runs at once; 0 is the number of processors.
     concurrency: int = 0
+    # A child of a worker is replaced after so many tasks; 0 is no limit.
+    max_tasks_per_child: int = 0
+    # A child is replaced when it holds more memory than this, in megabytes; 0 is no limit.
+    max_memory_per_child: int = 0
     # How long running tasks may go on after a worker was asked to stop, in seconds.
     shutdown_timeout: float = 25.0
     # How long a worker that starts waits for a database that is down, in seconds.

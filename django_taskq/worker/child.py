@@ -17,6 +17,7 @@ from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.console import set_up_logging
 from django_taskq.worker.executor import Executor
 from django_taskq.worker.feeder import Batch, Dropped, Feeder
+from django_taskq.worker.memory import MemoryLimit
 from django_taskq.worker.nursery import leave_stopping_to_the_supervisor
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import SharedMemory
@@ -62,6 +63,8 @@ class Child:
         self.outbox: deque[Outcome | Dropped] = deque()
         self.alarm = _Alarm()
         self.tells_starts = options.verbosity >= 2
+        limit = options.max_memory_per_child
+        self.memory_limit = MemoryLimit(limit) if limit else None
         self.connections = db.UserConnections(max_age=_CONNECTION_AGE)
         self.feeder = Feeder(
             options,
@@ -85,6 +88,8 @@ class Child:
     def run(self) -> None:
         """Run tasks until the feeder says that there will be no more."""
         leave_stopping_to_the_supervisor()
+        if self.memory_limit is not None:
+            self.memory_limit.warn_if_too_low()
         self.feeder.start()
         self.record.say_ready()
         while (batch := self._next_batch()) is not None:
@@ -113,6 +118,8 @@ class Child:
                 feeder.nudge()
                 return
             outbox.append(outcome)
+            if self.memory_limit is not None and self.memory_limit.is_exceeded():
+                feeder.retire(self.memory_limit.why)
             if feeder.is_waiting:
                 feeder.nudge()
 

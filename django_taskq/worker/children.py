@@ -175,7 +175,8 @@ class Children:
         if not death.is_clean:
             death.log()
         self.aftermath.add(death)
-        if now - slot.forked_at < _TOO_SOON and held.running is None:
+        is_planned = death.is_clean and slot.record.is_retiring
+        if now - slot.forked_at < _TOO_SOON and held.running is None and not is_planned:
             slot.fork_not_before = now + _PAUSE
         slot.worker_id, slot.pid, slot.killed_for, slot.overdue = "", 0, "", None
 

@@ -95,6 +95,8 @@ class Feeder(threading.Thread):
         self.lanes = Lanes(QueueChoice(options.queues, options.excluded))
         # Asked to stop: claims nothing, and the main thread starts nothing.
         self.stopping = False
+        # Why this child ends with what it has in hand, and is replaced; "": it does not.
+        self.retiring_for = ""
         # The main thread looks at this before it nudges.
         self.is_waiting = False
         self._nudge_read, self._nudge_write = os.pipe()
@@ -125,6 +127,7 @@ class Feeder(threading.Thread):
         self._reports: dict[str, tuple[str, str, str]] = {}
         self._reported_at = 0.0
         self._main_ended = False
+        self._has_retired = False
 
     # --- called by the main thread ---------------------------------------------------------------
 
@@ -137,6 +140,15 @@ class Feeder(threading.Thread):
         """Pass on how far a task is; what it says within 0.2 s of its last word replaces that."""
         self._reports[row.id] = (row.id, row.claim, json.dumps(progress))
         if self.is_waiting:
+            self.nudge()
+
+    def retire(self, why: str) -> None:
+        """Claim nothing more: the child ends with what it has in hand, and is replaced.
+
+        `why` completes "Child 3 ends …" in the log. Callable in any thread.
+        """
+        if not self.retiring_for:
+            self.retiring_for = why
             self.nudge()
 
     def end(self) -> None:
@@ -170,13 +182,14 @@ class Feeder(threading.Thread):
         """Do the next thing that is due, or wait for one; True when all is done."""
         self.record.tick()
         self._collect()
+        self._retire_if_due()
         now = time.monotonic()
-        wanted = 0 if self.stopping else self._wanted(now)
-        if self.stopping and self._put_down():
+        wanted = 0 if self._is_leaving else self._wanted(now)
+        if self._is_leaving and self._put_down():
             return True
         if self._unsent or wanted or self._reports_are_due(now):
             self._round_trip(wanted, now)
-        elif self._suspect_waits and not self._in_hand and not self.stopping:
+        elif self._suspect_waits and not self._in_hand and not self._is_leaving:
             self._take_suspect()
         elif self._sweep_is_due(now):
             self._sweep(now)
@@ -216,7 +229,15 @@ class Feeder(threading.Thread):
         held = self.record.unstarted + (1 if self.record.running_for(now) else 0)
         room = target - held
         # A claim should be worth its trip, the more so when it needs one of its own.
-        return room if room * (4 if self._unsent else 2) > target else 0
+        if room * (4 if self._unsent else 2) <= target:
+            return 0
+        return min(room, self._rest_of_life or room)
+
+    @property
+    def _rest_of_life(self) -> int:
+        """Return how many tasks this child may still claim; 0 is no limit."""
+        most = self.options.max_tasks_per_child
+        return max(1, most - self.record.claimed) if most else 0
 
     def _look_is_due(self, now: float) -> bool:
         return now >= self._next_look()
@@ -403,6 +424,25 @@ class Feeder(threading.Thread):
         with contextlib.suppress(BlockingIOError):
             os.write(self.bell, news.encode())
 
+    # --- the end of this child -------------------------------------------------------------------
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Say whether nothing more is claimed here."""
+        return self.stopping or self._has_retired
+
+    def _retire_if_due(self) -> None:
+        """Retire after so many tasks, or for what the main thread has noticed."""
+        most = self.options.max_tasks_per_child
+        if most and self.record.claimed >= most:
+            self.retiring_for = self.retiring_for or f"after {most} task{'s' if most > 1 else ''}"
+        if self.retiring_for and not self._is_leaving:
+            self._has_retired = True
+            self.record.say_idle(False)  # nobody is to wake it
+            self.record.say_retiring()
+            self.inbox.put(None)
+            worker_log.info("Child %d ends %s.", self.slot, self.retiring_for)
+
     # --- giving back -----------------------------------------------------------------------------
 
     def _sweep_is_due(self, now: float) -> bool:
@@ -419,8 +459,11 @@ class Feeder(threading.Thread):
             worker_log.info("Child %d gave %d task(s) back.", self.slot, count)
 
     def _put_down(self) -> bool:
-        """Stop: give back what has not started; True when nothing is left to do."""
-        if self.record.unstarted:
+        """Stop: give back what has not started; True when nothing is left to do.
+
+        A child that retires starts what it has claimed.
+        """
+        if self.stopping and self.record.unstarted:
             held = self.record.take_unstarted()
             if held is not None:
                 self.budget.put_back(len(held.unstarted))
@@ -456,11 +499,11 @@ class Feeder(threading.Thread):
         self.is_waiting = True
         if not self.outbox and not self._main_ended:
             idle = not self._in_hand and not self.lanes.current and self._look_at is None
-            if idle and not self.record.is_idle:
+            if idle and not self._is_leaving and not self.record.is_idle:
                 self.record.say_idle(True)
                 self._ring("i")
             self._read_orders(self._sleep_for(now))
-        elif self._main_ended and self.stopping:
+        elif self._main_ended and self._is_leaving:
             self._read_orders(0.01)
         self.is_waiting = False
 

@@ -22,6 +22,10 @@ class WorkerOptions:
     burst: bool = False
     # Start no more tasks than this; 0 is no limit.
     max_tasks: int = 0
+    # A child is replaced after so many tasks; 0 is no limit.
+    max_tasks_per_child: int = 0
+    # A child is replaced when it holds more than so many megabytes; 0 is no limit.
+    max_memory_per_child: int = 0
     # Seconds that running tasks get after the first signal to stop.
     shutdown_timeout: float = 25.0
     # Seconds to wait at the start for a database that is down.

@@ -29,7 +29,7 @@ _ID_LENGTH = 36
 # More than a feeder ever has in hand: its prefetch, what runs, and outcomes on their way.
 _RING = 2048
 # Offsets in 8-byte words. The mutex gets 128 bytes: the largest known pthread_mutex_t has 64.
-_EPOCH, _CLAIMED, _STARTED, _IDLE, _TICKS, _READY = 16, 17, 18, 19, 20, 21
+_EPOCH, _CLAIMED, _STARTED, _IDLE, _TICKS, _READY, _RETIRING = 16, 17, 18, 19, 20, 21, 22
 _RUNNING_SINCE, _DEADLINE, _TICKED_AT = 24, 25, 26
 _TOKEN = 32 * 8  # a text of 36 bytes, or NULs
 _RING_AT = 40 * 8
@@ -165,6 +165,10 @@ class Record:
         """Say that the child has come up."""
         self._words[_READY] = 1
 
+    def say_retiring(self) -> None:
+        """Say that the child claims no more, and ends by itself after what it has in hand."""
+        self._words[_RETIRING] = 1
+
     # --- both sides --------------------------------------------------------------------------
 
     @property
@@ -188,6 +192,10 @@ class Record:
     @property
     def is_ready(self) -> bool:
         return bool(self._words[_READY])
+
+    @property
+    def is_retiring(self) -> bool:
+        return bool(self._words[_RETIRING])
 
     def running_for(self, now: float) -> float:
         """Return the seconds that the running task has run; 0 when none does."""

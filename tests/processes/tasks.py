@@ -72,6 +72,17 @@ def hold_the_gil(ledger: str, tag: str, seconds: int) -> None:
     ctypes.PyDLL(None).sleep(seconds)
 
 
+_hoard: list[bytes] = []
+
+
+@task
+def hoard(ledger: str, tag: str, megabytes: int) -> int:
+    """Take memory and keep it; return the process id."""
+    write(ledger, tag)
+    _hoard.append(os.urandom(1024) * (1024 * megabytes))
+    return os.getpid()
+
+
 @task
 def fail(message: str) -> None:
     """Raise a ValueError."""

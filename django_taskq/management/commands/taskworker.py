@@ -26,7 +26,7 @@ from django_taskq.worker.supervisor import EXIT_ERROR, Supervisor
 _EPILOG = """
 Each option can be set by an environment variable too: TASKWORKER_QUEUES,
 TASKWORKER_EXCLUDE_QUEUES, TASKWORKER_CONCURRENCY, TASKWORKER_SHUTDOWN_TIMEOUT,
-TASKWORKER_MAX_TASKS.
+TASKWORKER_MAX_TASKS, TASKWORKER_MAX_TASKS_PER_CHILD, TASKWORKER_MAX_MEMORY_PER_CHILD.
 
 Exit codes: 0 stopped, 1 error, 75 the database is unavailable.
 
@@ -90,6 +90,20 @@ class Command(BaseCommand):
             help="tasks at once, a process each (default: number of processors)",
         )
         how.add_argument(
+            "--max-tasks-per-child",
+            metavar="N",
+            type=_whole(0),
+            default=_environment("TASKWORKER_MAX_TASKS_PER_CHILD", _whole(0), None),
+            help="replace a process after N tasks (default: 0, no limit)",
+        )
+        how.add_argument(
+            "--max-memory-per-child",
+            metavar="MB",
+            type=_whole(0),
+            default=_environment("TASKWORKER_MAX_MEMORY_PER_CHILD", _whole(0), None),
+            help="replace a process that holds more, after its task (default: 0, no limit)",
+        )
+        how.add_argument(
             "--shutdown-timeout",
             metavar="SECONDS",
             type=_seconds,
@@ -126,7 +140,6 @@ class Command(BaseCommand):
             db.user_connection(alias)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from None
-        grace = options["shutdown_timeout"]
         return WorkerOptions(
             database=alias,
             queues=_names(options["queues"]),
@@ -134,7 +147,13 @@ class Command(BaseCommand):
             concurrency=options["concurrency"] or settings.concurrency or os.cpu_count() or 1,
             burst=options["burst"],
             max_tasks=options["max_tasks"],
-            shutdown_timeout=settings.shutdown_timeout if grace is None else grace,
+            max_tasks_per_child=_given(
+                options["max_tasks_per_child"], settings.max_tasks_per_child
+            ),
+            max_memory_per_child=_given(
+                options["max_memory_per_child"], settings.max_memory_per_child
+            ),
+            shutdown_timeout=_given(options["shutdown_timeout"], settings.shutdown_timeout),
             database_wait=settings.database_wait,
             listen=settings.listen,
             verbosity=options["verbosity"],
@@ -203,6 +222,11 @@ def _ours_first(actions: Any) -> list[Any]:
     djangos = {"version", "verbosity", "settings", "pythonpath", "traceback", "no_color"}
     djangos |= {"force_color", "skip_checks"}
     return sorted(actions, key=lambda action: action.dest in djangos)
+
+
+def _given(value: Any, default: Any) -> Any:
+    """Return what the command line or the environment says, or else the setting."""
+    return default if value is None else value
 
 
 def _names(text: str) -> tuple[str, ...]:
