@@ -5,6 +5,7 @@ from __future__ import annotations
 from django_taskq.exceptions import (
     ArgumentsError,
     Cancel,
+    CarrierError,
     HardTimeLimit,
     PayloadTooLarge,
     Retry,
@@ -37,6 +38,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "ArgumentsError",
     "Cancel",
+    "CarrierError",
     "HardTimeLimit",
     "PayloadTooLarge",
     "Retry",

@@ -14,7 +14,7 @@ from django.core import checks
 from django.db import DEFAULT_DB_ALIAS
 from django.utils import timezone
 
-from django_taskq import registry, results
+from django_taskq import carried, registry, results
 from django_taskq.events import is_heard
 from django_taskq.exceptions import ArgumentsError
 from django_taskq.hints import hint_after_commit
@@ -87,9 +87,10 @@ class TaskqBackend(BaseTaskBackend):
         own = self._checked(task)
         _check_call(own, args, kwargs)
         row = NewRow(new_id(), *dump_arguments(own.name, args, kwargs))
-        stored = transition.enqueue(self.database, _settled(own), row)
+        settled = _settled(own)
+        stored = transition.enqueue(self.database, settled, row)
         hint_after_commit(self.database)
-        result = self.new_result(task, own, row.id, args, kwargs, stored)
+        result = self.new_result(task, own, row.id, args, kwargs, settled, stored)
         self._announce([result])
         return result
 
@@ -107,9 +108,10 @@ class TaskqBackend(BaseTaskBackend):
         ]
         if not rows:
             return []
-        stored = transition.enqueue_many(self.database, _settled(own), rows)
+        settled = _settled(own)
+        stored = transition.enqueue_many(self.database, settled, rows)
         hint_after_commit(self.database)
-        made = _LazyResults(self, task, own, rows, stored)
+        made = _LazyResults(self, task, own, rows, settled, stored)
         self._announce(made)
         return made
 
@@ -169,6 +171,7 @@ class TaskqBackend(BaseTaskBackend):
         id: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
+        settled: Settled,
         stored: transition.Enqueued,
     ) -> TaskResult[Any]:
         """Make the handle of a task that was just inserted."""
@@ -188,6 +191,7 @@ class TaskqBackend(BaseTaskBackend):
             worker_ids=[],
             max_attempts=own.max_attempts,
             run_after=stored.run_after,
+            headers=carried.decode(settled.headers),
         )
 
     def _announce(self, made: Iterable[TaskResult[Any]]) -> None:
@@ -206,10 +210,11 @@ class _LazyResults(Sequence[TaskResult[Any]]):
         task: DjangoTask[..., Any],
         own: Task[..., Any],
         rows: Sequence[NewRow],
+        settled: Settled,
         stored: transition.Enqueued,
     ) -> None:
         self._backend, self._task, self._own = backend, task, own
-        self._rows, self._stored = rows, stored
+        self._rows, self._settled, self._stored = rows, settled, stored
         self._made: dict[int, TaskResult[Any]] = {}
 
     def __len__(self) -> int:
@@ -229,7 +234,13 @@ class _LazyResults(Sequence[TaskResult[Any]]):
             # What was stored: the caller may have changed his lists since.
             id, args, kwargs = self._rows[place]
             self._made[place] = self._backend.new_result(
-                self._task, self._own, id, json.loads(args), json.loads(kwargs), self._stored
+                self._task,
+                self._own,
+                id,
+                json.loads(args),
+                json.loads(kwargs),
+                self._settled,
+                self._stored,
             )
         return self._made[place]
 
@@ -247,7 +258,7 @@ def _settled(task: Task[..., Any]) -> Settled:
         delay=task.delay,
         expires_after=task.expires_after,
         options=task.options_for_row(),
-        headers=None,
+        headers=carried.capture(),
     )
 
 

@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 
-from django_taskq import conf, db, registry
+from django_taskq import carried, conf, db, registry
 from django_taskq.task import implicit_backend
 from django_taskq.tasks_api import has_tasks_setting, task_backends
 
@@ -55,6 +55,7 @@ def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
     """E002: DJANGO_TASKQ holds something that we do not know."""
     try:
         conf.get()
+        carried.carriers()
     except ImproperlyConfigured as error:
         yield Error(str(error), id="django_taskq.E002")
 

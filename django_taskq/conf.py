@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
@@ -12,6 +12,14 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 
 from django_taskq.suggestions import did_you_mean
+
+
+def _dotted_paths(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
+        raise ImproperlyConfigured(
+            f'DJANGO_TASKQ["{key}"] is {value!r}; it takes a list of dotted paths.'
+        )
+    return tuple(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +42,19 @@ class Settings:
     database_wait: float = 60.0
     # Whether the worker listens for hints; without them new tasks start within a second.
     listen: bool = True
+    # The carriers of context from enqueue to the run, by their dotted paths.
+    context: tuple[str, ...] = field(
+        default=("django_taskq.carried.Language",), metadata={"check": _dotted_paths}
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
             value: Any = getattr(self, option.name)
+            # What is no plain number or flag brings the function that checks it and puts it right.
+            if "check" in option.metadata:
+                checked = option.metadata["check"](option.name.upper(), value)
+                object.__setattr__(self, option.name, checked)
+                continue
             wanted: Any = type(option.default)
             if wanted is float and type(value) is int:
                 continue

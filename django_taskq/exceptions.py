@@ -3,6 +3,7 @@
 TaskqError
 ├── ArgumentsError (TypeError)        enqueue(): not JSON, or not what the function takes
 ├── PayloadTooLarge (ValueError)      enqueue(): the JSON is over PAYLOAD_LIMIT
+├── CarrierError                      enqueue(): a carrier could not capture its context
 ├── UnknownTask (LookupError)         no task of this name is registered here
 ├── WaitInsideTransaction             wait() where the task cannot be visible to any worker
 ├── TaskFailed                        wait(): the task ended without a value
@@ -38,6 +39,10 @@ class ArgumentsError(TaskqError, TypeError):
 
 class PayloadTooLarge(TaskqError, ValueError):
     """The arguments or the return value are larger than the settings allow."""
+
+
+class CarrierError(TaskqError):
+    """A carrier of `DJANGO_TASKQ["CONTEXT"]` failed where a task was enqueued; see `__cause__`."""
 
 
 class UnknownTask(TaskqError, LookupError):

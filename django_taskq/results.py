@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 
-from django_taskq import current
+from django_taskq import carried, current
 from django_taskq.db import user_connection, user_cursor
 from django_taskq.exceptions import (
     TaskCancelled,
@@ -326,7 +326,7 @@ def _decode(found: tuple[Any, ...]) -> list[Any]:
     values[14] = decode_errors(values[14])
     values[15] = json.loads(values[15]) if values[15] else None
     values[16] = json.loads(values[16]) if values[16] else None
-    values[18] = json.loads(values[18]) if values[18] else {}
+    values[18] = carried.decode(values[18])
     return values
 
 

@@ -51,6 +51,20 @@ def dump_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     return args_text, kwargs_text
 
 
+def dump_headers(headers: Mapping[str, Any]) -> str:
+    """Return what carriers captured as JSON text. Raise as `dump_arguments` does."""
+    for name, value in headers.items():
+        if type(value) not in _SCALARS:
+            _check(value, "its value", f'the carrier "{name}"')
+    text = _text("a carrier", headers)
+    size, limit = _size(text), conf.get().payload_limit
+    if size > limit:
+        raise PayloadTooLarge(
+            f"the carriers captured {size:,} bytes of JSON, the limit is {limit:,}. Carry an id."
+        )
+    return text
+
+
 def dump_value(name: str, value: Any) -> str:
     """Return a return value as JSON text. Raise as `dump_arguments` does, with RESULT_LIMIT."""
     if value is None:

@@ -157,7 +157,8 @@ def described(page: str, place: int = 0) -> set[str]:
 def test_every_setting_is_described_with_its_default() -> None:
     rows = "\n".join(table_rows("settings.md"))
     for option in fields(conf.Settings):
-        assert f"| `{option.name.upper()}` | `{option.default}` |" in rows
+        default = list(option.default) if isinstance(option.default, tuple) else option.default
+        assert f"| `{option.name.upper()}` | `{default}` |" in rows
 
 
 def test_every_option_of_the_decorator_and_of_using_is_described() -> None:
@@ -473,7 +474,12 @@ def reader(directory: Path, server_url: str) -> Iterator[Reader]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "app"), [("README.md", "shop"), ("docs/tutorial/1-first-task.md", "greetings")]
+    ("page", "app"),
+    [
+        ("README.md", "shop"),
+        ("docs/tutorial/1-first-task.md", "greetings"),
+        ("docs/howto/carry-context.md", "shop"),
+    ],
 )
 def test_whoever_follows_the_page_sees_what_it_says(
     page: str, app: str, tmp_path: Path, server_url: str
@@ -483,9 +489,12 @@ def test_whoever_follows_the_page_sees_what_it_says(
     with reader(tmp_path, server_url) as someone:
         someone.run("django-admin", "startproject", "config", ".")
         someone.run("python", "manage.py", "startapp", app)
-        if page == "README.md":  # it begins in a project whose database is PostgreSQL
+        if page != "docs/tutorial/1-first-task.md":  # a project whose database is PostgreSQL
             settings = {"ENGINE": "django.db.backends.postgresql", "NAME": someone.database}
             with (tmp_path / "config" / "settings.py").open("a") as file:
                 file.write(f"\nDATABASES = {{'default': {settings}}}\n")
+        if "/howto/" in page:  # … in which the package is installed
+            with (tmp_path / "config" / "settings.py").open("a") as file:
+                file.write("\nINSTALLED_APPS += ['django_taskq', 'shop']\n")
         for block in marked:
             someone.follow(block)

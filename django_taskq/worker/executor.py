@@ -14,6 +14,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
+from django_taskq.carried import carrying, decode
 from django_taskq.events import is_heard
 from django_taskq.exceptions import (
     Cancel,
@@ -130,11 +131,12 @@ class Executor:
                 args = (self._task_context(row, run), *args)
             if self._started_heard:
                 self._send(task_started, row, run, TaskStatus.RUNNING)
+            func = run.func if row.headers is None else carrying(run.func, row.headers)
             if run.soft_timeout:
                 self.arm(run.soft_timeout)
             try:
                 # In a context of its own: what a task sets, the next does not see.
-                value = contextvars.Context().run(run.func, *args, **kwargs)
+                value = contextvars.Context().run(func, *args, **kwargs)
             finally:
                 if run.soft_timeout:
                     self.disarm()
@@ -172,8 +174,10 @@ class Executor:
                 worker=self.worker_id,
             )
             return Cancelled(row.id, row.claim, record, began, ended)
-        if error.__traceback__ is not None:  # its first frame is ours
-            error.__traceback__ = error.__traceback__.tb_next
+        # The first frame is ours, and the next one where the task carries something along.
+        for _ in range(1 if row.headers is None else 2):
+            if error.__traceback__ is not None:
+                error.__traceback__ = error.__traceback__.tb_next
         try:
             delay = retry_delay(run, row.attempts, row.max_attempts, error)
         except Exception as broken:  # a backoff function of the project's; it ends the task
@@ -231,6 +235,7 @@ class Executor:
             attempts=row.attempts,
             max_attempts=row.max_attempts or run.task.max_attempts,
             run_after=datetime.fromisoformat(row.run_after),
+            headers=decode(row.headers),
         )
 
 

@@ -55,6 +55,19 @@ def add(a: int, b: int) -> int:
 
 
 @task
+def say_language() -> str | None:
+    """Return the language in which this runs."""
+    return translation.get_language()
+
+
+@task
+async def ask_language() -> list[str | None]:
+    """Return the language here and, by id, what a task enqueued from here will say."""
+    result = await say_language.aenqueue()
+    return [translation.get_language(), result.id]
+
+
+@task
 def note(ledger: str, tag: str, seconds: float = 0.0, gate: str | None = None) -> int:
     """Write into the ledger, take some time, and return the process id."""
     write(ledger, tag)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.db import transaction
+from django.utils import translation
 
 from django_taskq import TaskCancelled, TaskExpired, TaskFailed, task
 from django_taskq.models import FinishedTask, LiveTask
@@ -147,6 +148,16 @@ def test_a_task_that_nobody_could_start_in_time_expires(ledger: Ledger) -> None:
         result.wait(timeout=20)
     assert result.row_status == TaskStatus.EXPIRED
     assert ledger.tags() == []
+
+
+def test_a_task_runs_in_the_language_in_which_it_was_enqueued_and_so_do_its_own() -> None:
+    with translation.override("pl"):
+        result = tasks.ask_language.enqueue()
+    language, inner = result.wait(timeout=20)
+    assert language == "pl"
+    assert inner is not None
+    assert tasks.say_language.get_result(inner).wait(timeout=20) == "pl"
+    assert tasks.say_language.enqueue().wait(timeout=20) == "en-us"
 
 
 def test_a_task_that_was_to_end_is_not_started_again(ledger: Ledger) -> None:

@@ -178,6 +178,21 @@ def see_traces() -> list[Any]:
     ]
 
 
+@task
+async def see_traces_async() -> list[Any]:
+    return see_traces()
+
+
+@task
+def enqueue_another() -> str:
+    return give.enqueue(1).id
+
+
+@task(takes_context=True)
+def see_headers(context: TaskContext) -> dict[str, Any]:
+    return dict(context.task_result.headers)
+
+
 def claimed(of: Task[..., Any] | Callable[..., Any] | str, *args: Any, **changes: Any) -> Claimed:
     """Return a row as a claim brings it."""
     values: dict[str, Any] = {
