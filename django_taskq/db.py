@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
@@ -200,6 +200,28 @@ def user_cursor(alias: str) -> Iterator[Any]:
     """Give a cursor on the caller's connection, in the caller's transaction."""
     with user_connection(alias).cursor() as cursor:
         yield cursor
+
+
+# What operators' reads ask for: plans through indexes as workers have them, and an end in any case.
+_READING = {
+    **{key: _SESSION[key] for key in _SESSION if key.startswith("enable_") or key == "jit"},
+    "statement_timeout": "10s",
+}
+
+
+@contextlib.contextmanager
+def reading_cursor(alias: str) -> Iterator[Any]:
+    """Give a cursor on the caller's connection for reads of the tables of tasks.
+
+    It sees what the caller's transaction sees. Its settings end with it, by a rollback: to a
+    savepoint, if the caller is in a transaction.
+    """
+    connection = user_connection(alias)
+    with transaction.atomic(using=alias), connection.cursor() as cursor:
+        asked = ", ".join("set_config(%s, %s, true)" for _ in _READING)
+        cursor.execute(f"SELECT {asked}", [text for pair in _READING.items() for text in pair])
+        yield cursor
+        transaction.set_rollback(True, using=alias)
 
 
 def _is_fresh(connection: Any) -> bool:

@@ -21,6 +21,7 @@ from django_taskq.exceptions import (
     TaskFailed,
     WaitInsideTransaction,
 )
+from django_taskq.hints import hint_after_commit
 from django_taskq.ids import parse_id
 from django_taskq.serialization import class_path, error_record
 from django_taskq.statuses import TaskStatus
@@ -49,6 +50,9 @@ _DJANGO_STATUS = {
     TaskStatus.CANCELLED: TaskResultStatus.FAILED,
     TaskStatus.EXPIRED: TaskResultStatus.FAILED,
 }
+
+# What retry() takes: a task that has succeeded runs again only by control.retry(force=True).
+_RETRIED = [TaskStatus.FAILED.value, TaskStatus.CANCELLED.value, TaskStatus.EXPIRED.value]
 
 # wait() looks after this many seconds, then after twice as long, up to the second figure.
 _FIRST_LOOK = 0.005
@@ -132,6 +136,25 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
     async def acancel(self) -> bool:
         """See cancel()."""
         return await sync_to_async(self.cancel)()
+
+    def retry(self) -> bool:
+        """Put the task back into its queue if it ended FAILED, CANCELLED or EXPIRED; say whether.
+
+        In the caller's transaction, under the same id; attempts are counted anew. One that has
+        succeeded, waits or runs is left alone.
+        """
+        alias = self._database()
+        if alias is None:
+            return False  # one of Django's own backends: nothing is kept there
+        moved = operate.requeue(alias, [self.id], statuses=_RETRIED)
+        if moved:
+            hint_after_commit(alias)
+        self.refresh()
+        return bool(moved)
+
+    async def aretry(self) -> bool:
+        """See retry()."""
+        return await sync_to_async(self.retry)()
 
     def refresh(self) -> None:
         """Read anew what became of the task, in one statement."""

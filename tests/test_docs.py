@@ -25,7 +25,8 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from django.db import connection
 from psycopg.conninfo import conninfo_to_dict
 
 import django_taskq
-from django_taskq import TaskStatus, conf
+from django_taskq import TaskStatus, conf, control
 from django_taskq.models import FinishedTask, LiveTask, Worker
 from django_taskq.results import AttemptError, TaskResult
 from django_taskq.statuses import TRANSITIONS
@@ -135,7 +136,8 @@ def test_names_imported_in_examples_exist(page: Path) -> None:
         if block.language in {"python", "pycon"}:
             for line in re.findall(r"from django_taskq import (.+)", block.code):
                 for name in line.split(","):
-                    assert name.strip() in django_taskq.__all__, f"{block}: {name}"
+                    is_module = find_spec(f"django_taskq.{name.strip()}") is not None
+                    assert is_module or name.strip() in django_taskq.__all__, f"{block}: {name}"
 
 
 # --- nothing is missing in the reference ----------------------------------------------------------
@@ -234,6 +236,20 @@ def test_every_flag_and_variable_of_the_worker_is_described() -> None:
     assert variables == set(
         re.findall(r"`(TASKWORKER_\w+)`", (DOCS / "howto/deploy-a-worker.md").read_text())
     )
+
+
+def test_every_name_of_control_is_described_with_its_options_and_attributes() -> None:
+    text = (REFERENCE / "control.md").read_text()
+    known = {word.partition("(")[0]: word for word in described("control.md")}
+    attributes = set(re.findall(r"`(\w+)`", text))
+    for name in control.__all__:
+        value = getattr(control, name)
+        assert name in known, name
+        if inspect.isfunction(value):
+            options = set(inspect.signature(value).parameters) - {"database"}
+            assert set(re.findall(r"\w+", known[name])) - {name} == options, name
+        elif is_dataclass(value):
+            assert {field.name for field in fields(value)} <= attributes, name
 
 
 def test_every_exported_name_is_described() -> None:

@@ -10,6 +10,7 @@
     expire      RUNNING -> EXPIRED                   finish.py
     park        RUNNING -> HELD                      finish.py
     cancel      READY, HELD -> CANCELLED             operate.py     (somebody said so)
+    requeue     FAILED, … -> READY, same id          operate.py
     resume      HELD -> READY                        operate.py
     give back   RUNNING -> READY                     rescue.py      (it had not started)
     rescue      RUNNING -> READY or FAILED           rescue.py      (its process died)

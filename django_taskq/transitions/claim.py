@@ -45,7 +45,7 @@ class Claimed(NamedTuple):
 
 # A loose index scan: from lane to lane by one descent each, whatever the lanes hold. Each brings
 # the head of its lane along, in the index's order, which mostly tells whether something is due.
-_LANES = """
+LANES = """
   (SELECT queue_name, priority, run_after, crashes FROM django_taskq_livetask
    WHERE status = 'READY'
    ORDER BY queue_name, priority DESC, run_after LIMIT 1)
@@ -75,7 +75,7 @@ _IS_DUE = """(
 
 FIND_LANES = f"""
 /* django_taskq:find_lanes */
-WITH RECURSIVE lane AS ({_LANES})
+WITH RECURSIVE lane AS ({LANES})
 SELECT queue_name, priority FROM lane WHERE {_IS_DUE}
 """
 
@@ -94,7 +94,7 @@ def found_lanes(cursor: Cursor) -> list[Lane]:
 # is a suspect waiting?
 TICK = f"""
 /* django_taskq:tick */
-WITH RECURSIVE lane AS ({_LANES})
+WITH RECURSIVE lane AS ({LANES})
 SELECT
   lane.queue_name,
   lane.priority,
@@ -221,7 +221,7 @@ def claim(
 # For workers that serve all queues, so that priority alone decides on the order.
 CLAIM_WOKEN = f"""
 /* django_taskq:claim_woken */
-WITH RECURSIVE found AS ({_LANES.replace("lane", "found")}),
+WITH RECURSIVE found AS ({LANES.replace("lane", "found")}),
 lane AS (
   SELECT queue_name, priority, '-infinity'::timestamptz AS floor
   FROM (SELECT * FROM found) AS lane

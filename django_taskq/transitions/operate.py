@@ -1,4 +1,4 @@
-"""cancel and resume: what people and the framework do to tasks that wait."""
+"""cancel, requeue and resume: what people and the framework do to tasks that do not run."""
 
 from __future__ import annotations
 
@@ -31,6 +31,92 @@ def cancel_waiting(alias: str, task_id: str, *, error: str) -> bool:
     with user_cursor(alias) as cursor:
         cursor.execute(CANCEL_WAITING, {"id": task_id, "error": error})
         return cursor.fetchone() is not None
+
+
+# What the bulk statements take at a time: a transaction that holds more locks would be in the way.
+BULK_LIMIT = 1000
+
+# Rows that somebody else holds (a claim, another operator) are left to him, not waited for. They
+# are looked up one by one: asked for 1,000 ids at once, a planner without statistics reads the
+# whole table.
+CANCEL_MANY = """
+/* django_taskq:cancel_many */
+WITH mine AS MATERIALIZED (
+  SELECT found.id
+  FROM (SELECT unnest(%(ids)s::uuid[]) AS id ORDER BY id) AS asked
+  CROSS JOIN LATERAL (
+    SELECT t.id FROM django_taskq_livetask AS t
+    WHERE t.id = asked.id AND t.status IN ('READY', 'HELD') AND NOT t.has_successors
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+  ) AS found
+),
+gone AS (
+  DELETE FROM django_taskq_livetask AS t
+  WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
+  RETURNING t.*
+)
+INSERT INTO django_taskq_finishedtask (
+  id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes, errors, progress, options, headers, status, finished_at)
+SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes,
+  CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
+    || (%(error)s::jsonb || jsonb_build_object(
+         'attempt', attempts, 'finished_at', statement_timestamp())),
+  progress, options, headers, 'CANCELLED', statement_timestamp()
+FROM gone
+RETURNING id::text
+"""
+
+
+def cancel_many(alias: str, ids: Sequence[str], *, error: str) -> set[str]:
+    """End tasks that wait, at most BULK_LIMIT, in the caller's transaction; return which."""
+    with user_cursor(alias) as cursor:
+        cursor.execute(CANCEL_MANY, {"ids": list(ids), "error": error})
+        return {row[0] for row in cursor.fetchall()}
+
+
+# Back under the same id. What could not be inserted (its place is taken) is not deleted either, so
+# a task stands in one table, whatever meets here. The status is an expression so that it cannot
+# lead into the index of what ended badly. Past errors stay; attempts and crashes are counted anew.
+REQUEUE = """
+/* django_taskq:requeue */
+WITH mine AS MATERIALIZED (
+  SELECT found.*
+  FROM (SELECT unnest(%(ids)s::uuid[]) AS id ORDER BY id) AS asked
+  CROSS JOIN LATERAL (
+    SELECT t.* FROM django_taskq_finishedtask AS t
+    WHERE t.id = asked.id AND t.status || '' = ANY (%(statuses)s::text[])
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+  ) AS found
+),
+back AS (
+  INSERT INTO django_taskq_livetask (
+    id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, max_attempts, errors,
+    options, headers)
+  SELECT id, task, queue_name, priority, args, kwargs,
+    greatest(run_after, statement_timestamp()), enqueued_at, max_attempts, errors, options,
+    headers
+  FROM mine
+  ON CONFLICT DO NOTHING
+  RETURNING id
+)
+DELETE FROM django_taskq_finishedtask
+WHERE id = ANY (ARRAY(SELECT id FROM back))
+RETURNING id::text
+"""
+
+
+def requeue(alias: str, ids: Sequence[str], *, statuses: Sequence[str]) -> set[str]:
+    """Put finished tasks of these statuses back into their queues, in the caller's transaction.
+
+    Takes at most BULK_LIMIT ids; return which of them were moved.
+    """
+    with user_cursor(alias) as cursor:
+        cursor.execute(REQUEUE, {"ids": list(ids), "statuses": list(statuses)})
+        return {row[0] for row in cursor.fetchall()}
 
 
 # A worker that knows these names has come. What waited goes on from now: not before tasks that

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from django_taskq import results
+from django_taskq.control import bulk, listing
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
@@ -35,6 +37,10 @@ HELD = ("django_taskq_live_held", "held_for")
 SUSPECT = ("django_taskq_live_suspect", "run_after")
 # The first entries of an index, no matter which.
 READY_HEAD = ("django_taskq_live_ready",)
+WORKER_ALL = ("django_taskq_live_worker",)
+HELD_ALL = ("django_taskq_live_held",)
+ENDED = ("django_taskq_finished_at", "finished_at")
+ENDED_BADLY = ("django_taskq_finished_badly", "finished_at", "status")
 
 ERROR = '{"exception_class_path": "ValueError", "message": "no \\"such\\" order", "traceback": ""}'
 
@@ -114,6 +120,31 @@ def settled(**changes: Any) -> enqueue.Settled:
         "headers": None,
     }
     return enqueue.Settled(**{**values, **changes})
+
+
+def _add_lists(add: Any) -> None:
+    """Add what lists tasks, with filters and without."""
+    filters: list[dict[str, Any]] = [
+        {},
+        {"queue_name": "queue1", "task": "shop.*", "since": datetime(2020, 1, 1, tzinfo=UTC)},
+    ]
+    ways: dict[str, tuple[str | None, list[tuple[str, ...]]]] = {
+        "LIST_ALL": (None, [LIVE_KEY, FINISHED_KEY]),
+        "LIST_READY": ("READY", [LIVE_KEY]),
+        "LIST_RUNNING": ("RUNNING", [WORKER_ALL]),
+        "LIST_HELD": ("HELD", [HELD_ALL]),
+        "LIST_SUCCESSFUL": ("SUCCESSFUL", [ENDED]),
+        "LIST_BADLY": ("FAILED", [ENDED_BADLY]),
+    }
+    for name, (status, indexes) in ways.items():
+        for given in filters:
+            add(
+                f"listing.{name}",
+                lambda c, s=status, g=given: listing.list_tasks(status=s, **g),
+                *indexes,
+                by="operator",
+                variant="filtered" if given else "",
+            )
 
 
 def _cases() -> list[Case]:
@@ -244,6 +275,31 @@ def _cases() -> list[Case]:
             LIVE_KEY,
             variant=f"{count}-names",
         )
+    for count in (1, 1000):
+        ids = [id_of("a", n) for n in range(count)]
+        add(
+            "operate.CANCEL_MANY",
+            lambda c, i=ids: operate.cancel_many("default", i, error=ERROR),
+            LIVE_KEY,
+            by="user",
+            variant=count,
+        )
+        add(
+            "operate.REQUEUE",
+            lambda c, i=ids: operate.requeue("default", i, statuses=["FAILED", "EXPIRED"]),
+            FINISHED_KEY,
+            by="user",
+            variant=count,
+        )
+        add(
+            "bulk.STANDING",
+            lambda c, i=ids: bulk._reasons("default", i, None),
+            LIVE_KEY,
+            FINISHED_KEY,
+            by="operator",
+            variant=count,
+        )
+    _add_lists(add)
     add(
         "results.READ",
         lambda c: results.read_row("default", mine[0]),

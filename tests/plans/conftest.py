@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from django_taskq import db
 from tests.support import databases, population
 from tests.support.connections import user_connection_to, worker_connection_to
 
@@ -48,16 +49,19 @@ def migrated(plan_server_url: str) -> Iterator[str]:
 
 
 class Database:
-    """A database with rows, and a connection of each kind to it."""
+    """A database with rows, and a connection of each kind to it: workers', users', operators'."""
 
     def __init__(self, url: str, open_until: ExitStack) -> None:
         self.url = url
         self.worker = open_until.enter_context(worker_connection_to(url))
         self.user = open_until.enter_context(user_connection_to(url))
+        self.operator = open_until.enter_context(user_connection_to(url))
+        for name, value in db._READING.items():
+            self.operator.execute("SELECT set_config(%s, %s, false)", [name, value])
 
     def connection(self, by: str) -> psycopg.Connection[Any]:
-        """Return the connection of a worker, or of a user."""
-        return self.worker if by == "worker" else self.user
+        """Return the connection of a worker, of a user, or of an operator who reads."""
+        return {"worker": self.worker, "user": self.user, "operator": self.operator}[by]
 
 
 @pytest.fixture(scope="session")

@@ -330,3 +330,106 @@ def test_a_finish_gives_up_on_a_lock_after_a_second(
             complete(other, mine)
 
     assert complete(other, mine) == 1
+
+
+ENDED_BADLY = ["FAILED", "CANCELLED", "EXPIRED"]
+
+
+def as_operator(monkeypatch: pytest.MonkeyPatch, connection: Connection) -> None:
+    """Let what operators do go over this connection."""
+    monkeypatch.setattr(operate, "user_cursor", lambda alias: connection.cursor())
+
+
+def test_of_two_operators_who_retry_the_same_tasks_each_task_goes_back_for_one(
+    one: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [rows.insert(one, rows.DONE, status="FAILED") for _ in range(4)]
+
+    with one.transaction():
+        as_operator(monkeypatch, one)
+        first = operate.requeue("default", ids[:3], statuses=ENDED_BADLY)
+        as_operator(monkeypatch, other)
+        second = operate.requeue("default", ids, statuses=ENDED_BADLY)
+
+    assert (first, second) == (set(ids[:3]), {ids[3]})
+    assert operate.requeue("default", ids, statuses=ENDED_BADLY) == set()
+    assert rows.statuses(one, ids) == ["READY"] * 4
+
+
+def test_operators_in_a_crowd_retry_every_task_once(
+    one: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [rows.insert(one, rows.DONE, status="FAILED") for _ in range(200)]
+
+    def operator(number: int) -> set[str]:
+        moved: set[str] = set()
+        with db.worker_connection("default", name=f"operator {number}") as connection:
+            for first in range(0, len(ids), 20):
+                asked = ids[first : first + 20]
+                found = connection.execute(
+                    operate.REQUEUE, {"ids": asked, "statuses": ENDED_BADLY}
+                ).fetchall()
+                moved |= {row[0] for row in found}
+        return moved
+
+    with ThreadPoolExecutor(4) as pool:
+        shares = list(pool.map(operator, range(4)))
+
+    assert sorted(id for share in shares for id in share) == sorted(ids)
+    assert rows.statuses(one, ids) == ["READY"] * len(ids)
+
+
+def test_a_retry_that_is_undone_leaves_the_task_as_it_had_ended(
+    one: Connection, other: Connection, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = rows.insert(one, rows.DONE, status="FAILED")
+    before = rows.row(one, id)
+    as_operator(monkeypatch, one)
+
+    with one.transaction(force_rollback=True):
+        assert operate.requeue("default", [id], statuses=ENDED_BADLY) == {id}
+        assert take(other, worker_id) == []
+
+    assert rows.row(other, id) == before
+
+
+def test_a_retried_task_is_claimed_and_can_fail_again(
+    one: Connection, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = rows.insert(one, rows.DONE, status="FAILED", attempts=2, max_attempts=2)
+    as_operator(monkeypatch, one)
+    operate.requeue("default", [id], statuses=ENDED_BADLY)
+
+    [mine] = take(one, worker_id)
+    assert finish.fail(one, [Failed(*mine, ERROR, 0.0, 0.0)]).rowcount == 1
+
+    stored = rows.row(one, id)
+    assert (stored["status"], stored["attempts"]) == ("FAILED", 1)
+
+
+def test_cancelling_many_skips_what_is_being_claimed_and_does_not_wait(
+    one: Connection, other: Connection, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [rows.add(one, run_after=rows.ago(100 - n)) for n in range(4)]
+    as_operator(monkeypatch, other)
+
+    with one.transaction():
+        take(one, worker_id, limit=2)
+        assert operate.cancel_many("default", ids, error=ERROR) == set(ids[2:])
+
+    assert rows.statuses(one, ids) == ["RUNNING"] * 2 + ["CANCELLED"] * 2
+
+
+def test_of_two_operators_who_cancel_the_same_tasks_each_task_ends_once(
+    one: Connection, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [rows.add(one) for _ in range(3)]
+
+    with one.transaction():
+        as_operator(monkeypatch, one)
+        first = operate.cancel_many("default", ids[:2], error=ERROR)
+        as_operator(monkeypatch, other)
+        second = operate.cancel_many("default", ids, error=ERROR)
+
+    assert (first, second) == (set(ids[:2]), {ids[2]})
+    assert rows.statuses(one, ids) == ["CANCELLED"] * 3

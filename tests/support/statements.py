@@ -14,15 +14,18 @@ from unittest import mock
 
 import psycopg
 
-from django_taskq import results, transitions
+from django_taskq import control, results, transitions
 
 _TAG = "/* django_taskq:"
 
 
 def modules() -> list[ModuleType]:
     """Return every module that holds statements."""
-    names = [module.name for module in pkgutil.iter_modules(transitions.__path__)]
-    return [importlib.import_module(f"{transitions.__name__}.{name}") for name in names] + [results]
+    return [
+        importlib.import_module(f"{package.__name__}.{module.name}")
+        for package in (transitions, control)
+        for module in pkgutil.iter_modules(package.__path__)
+    ] + [results]
 
 
 def statements() -> dict[str, str]:
@@ -73,6 +76,9 @@ class Recorder:
     def fetchone(self) -> Any:
         raise _EnoughSeen
 
+    def fetchall(self) -> list[Any]:
+        raise _EnoughSeen
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         yield
@@ -89,6 +95,7 @@ def sent_by(call: Callable[[Any], object]) -> list[Sent]:
     with ExitStack() as patched:
         for module in ("transitions.enqueue", "transitions.operate", "results"):
             patched.enter_context(mock.patch(f"django_taskq.{module}.user_cursor", user_cursor))
+        patched.enter_context(mock.patch("django_taskq.db.reading_cursor", user_cursor))
         with suppress(_EnoughSeen, LookupError):
             call(recorder)
     return recorder.sent

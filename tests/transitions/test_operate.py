@@ -126,3 +126,80 @@ def test_at_most_a_thousand_tasks_go_on_at_a_time(connection: Connection) -> Non
     assert operate.resume_known(connection, ["x"]) == 1000
     assert operate.resume_known(connection, ["x"]) == 100
     assert operate.resume_known(connection, ["x"]) == 0
+
+
+ENDED_BADLY = ["FAILED", "CANCELLED", "EXPIRED"]
+
+
+@pytest.mark.parametrize("status", ENDED_BADLY)
+def test_a_finished_task_goes_back_under_its_id_with_its_past_and_a_fresh_count(
+    users: psycopg.Connection[Any], status: str
+) -> None:
+    columns: dict[str, Any] = {
+        "status": status,
+        "queue_name": "mail",
+        "priority": 7,
+        "args": '[1e16,  {"b": 1, "a": 2}]',
+        "kwargs": '{"x":  1.0}',
+        "attempts": 3,
+        "max_attempts": 3,
+        "crashes": 2,
+        "errors": [{"message": "first"}, {"message": "last"}],
+        "options": {"timeout": 5},
+        "headers": {"tenant": "acme"},
+        "run_after": rows.ago(3600),
+        "progress": {"done": 1},
+    }
+    id = rows.insert(users, rows.DONE, **columns)
+    before = rows.row(users, id)
+
+    assert operate.requeue("default", [id], statuses=ENDED_BADLY) == {id}
+
+    after = rows.row(users, id)
+    kept = ("task", "queue_name", "priority", "max_attempts", "errors", "options", "headers")
+    assert {key: after[key] for key in kept} == {key: before[key] for key in kept}
+    assert after["enqueued_at"] == before["enqueued_at"]
+    assert (after["status"], after["attempts"], after["crashes"]) == ("READY", 0, 0)
+    assert (after["progress"], after["expires_at"]) == (None, None)
+    # It queues from now on: not below the floors that claims start from.
+    assert after["run_after"] > before["run_after"]
+    stored = users.execute(
+        "SELECT args::text, kwargs::text FROM django_taskq_livetask WHERE id = %s", [id]
+    ).fetchone()
+    assert stored == ('[1e16,  {"b": 1, "a": 2}]', '{"x":  1.0}')
+
+
+def test_a_status_that_was_not_asked_for_stays_finished(users: psycopg.Connection[Any]) -> None:
+    id = rows.insert(users, rows.DONE, status="SUCCESSFUL", return_value="1")
+
+    assert operate.requeue("default", [id], statuses=ENDED_BADLY) == set()
+    assert rows.row(users, id)["return_value"] == 1
+
+
+def test_what_cannot_go_back_is_not_lost(users: psycopg.Connection[Any]) -> None:
+    id = rows.insert(users, rows.DONE, status="FAILED")
+    free = rows.insert(users, rows.DONE, status="FAILED")
+    rows.add(users, id=id)  # its place is taken, by whatever mistake
+
+    assert operate.requeue("default", [id, free], statuses=ENDED_BADLY) == {free}
+
+    assert rows.finished(users, id) is not None
+    assert rows.row(users, free)["status"] == "READY"
+
+
+def test_many_waiting_tasks_are_cancelled_and_others_are_left(
+    users: psycopg.Connection[Any],
+) -> None:
+    waiting = [rows.add(users, attempts=n) for n in range(3)]
+    held = rows.add(users, status="HELD", held_for="unknown:x", headers={"tenant": "acme"})
+    running = rows.add_running(users, rows.add_worker(users)).id
+    awaited = rows.add(users, has_successors=True)
+    ids = [*waiting, held, running, awaited]
+
+    assert operate.cancel_many("default", ids, error=REASON) == {*waiting, held}
+
+    assert rows.statuses(users, ids) == ["CANCELLED"] * 4 + ["RUNNING", "READY"]
+    assert rows.row(users, held)["headers"] == {"tenant": "acme"}
+    [error] = rows.row(users, waiting[2])["errors"]
+    assert (error["message"], error["attempt"]) == ("Cancelled before it ran.", 2)
+    assert error["finished_at"]

@@ -1,0 +1,217 @@
+"""Retry and cancel: some tasks by their ids, or all that a filter leaves.
+
+At most 1,000 tasks go in a transaction, each its own unless the caller has one open. What somebody
+else holds at that moment is skipped and reported, never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from django_taskq import db
+from django_taskq.control.databases import ControlError, database_of
+from django_taskq.control.listing import every_line, known_status
+from django_taskq.exceptions import TaskCancelled
+from django_taskq.hints import hint_after_commit
+from django_taskq.ids import parse_id
+from django_taskq.serialization import class_path, error_record
+from django_taskq.statuses import FINISHED, TaskStatus
+from django_taskq.transitions import operate
+
+# What retry() takes without force: a second run of these repeats nothing that had succeeded.
+_ENDED_BADLY = (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED)
+
+_WAITING = (TaskStatus.READY, TaskStatus.HELD)
+
+# Skipped tasks that are reported one by one; beyond, they are counted.
+_REPORTED = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A task that was left as it was."""
+
+    id: str
+    why: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Changed:
+    """What a verb did to many tasks."""
+
+    # How many tasks it changed.
+    count: int = 0
+    # How many it left as they were, and the first 1,000 of them.
+    skipped_count: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __add__(self, other: Changed) -> Changed:
+        return Changed(
+            count=self.count + other.count,
+            skipped_count=self.skipped_count + other.skipped_count,
+            skipped=(self.skipped + other.skipped)[:_REPORTED],
+        )
+
+
+def retry(ids: Iterable[str], *, force: bool = False, database: str | None = None) -> Changed:
+    """Put finished tasks back into their queues, under their ids.
+
+    Takes those that are FAILED, CANCELLED or EXPIRED; with `force` also SUCCESSFUL ones, whose
+    return value is lost. Attempts and crashes are counted anew, past errors stay, nothing expires.
+    """
+    alias = database_of(database)
+    changed = Changed()
+    for batch, unreadable in _batches(ids):
+        changed += unreadable
+        changed += _retry_batch(alias, batch, force=force)
+    return changed
+
+
+def retry_all(
+    *,
+    status: str = TaskStatus.FAILED,
+    queue_name: str | None = None,
+    task: str | None = None,
+    since: datetime | None = None,
+    force: bool = False,
+    database: str | None = None,
+) -> Changed:
+    """Retry every finished task that the filters of `list_tasks` leave.
+
+    Those that fail again meanwhile are not retried once more. Raise ControlError for a status that
+    is not a finished one, or SUCCESSFUL without `force`.
+    """
+    alias = database_of(database)
+    known = known_status(status)
+    if known not in FINISHED:
+        raise ControlError(f"{known} tasks have not finished: there is nothing to retry.")
+    if known == TaskStatus.SUCCESSFUL and not force:
+        raise ControlError("SUCCESSFUL tasks run a second time only with force.")
+    changed = Changed()
+    for lines in every_line(alias, status=known, queue_name=queue_name, task=task, since=since):
+        changed += _retry_batch(alias, [line.id for line in lines], force=force)
+    return changed
+
+
+def cancel(
+    ids: Iterable[str], *, reason: str = "Cancelled before it ran.", database: str | None = None
+) -> Changed:
+    """End tasks that wait, READY or HELD, as CANCELLED; `reason` is kept in their errors."""
+    alias = database_of(database)
+    changed = Changed()
+    for batch, unreadable in _batches(ids):
+        changed += unreadable
+        changed += _cancel_batch(alias, batch, reason)
+    return changed
+
+
+def cancel_all(
+    *,
+    status: str | None = None,
+    queue_name: str | None = None,
+    task: str | None = None,
+    since: datetime | None = None,
+    reason: str = "Cancelled before it ran.",
+    database: str | None = None,
+) -> Changed:
+    """Cancel every unfinished task that the filters of `list_tasks` leave; `status` None is all.
+
+    Raise ControlError for a finished status.
+    """
+    alias = database_of(database)
+    known = None if status is None else known_status(status)
+    if known in FINISHED:
+        raise ControlError(f"{known} tasks have finished: there is nothing to cancel.")
+    changed = Changed()
+    for each in _WAITING if known is None else (known,):
+        for lines in every_line(alias, status=each, queue_name=queue_name, task=task, since=since):
+            changed += _cancel_batch(alias, [line.id for line in lines], reason)
+    return changed
+
+
+def _retry_batch(alias: str, ids: Sequence[str], *, force: bool) -> Changed:
+    allowed = sorted(FINISHED) if force else _ENDED_BADLY
+    with transaction.atomic(using=alias):
+        done = operate.requeue(alias, ids, statuses=[status.value for status in allowed])
+        if done:
+            hint_after_commit(alias)
+    left = [id for id in ids if id not in done]
+    return _changed(done, _reasons(alias, left, _why_not_retried))
+
+
+def _cancel_batch(alias: str, ids: Sequence[str], reason: str) -> Changed:
+    record = error_record(
+        class_path=class_path(TaskCancelled),
+        message=reason,
+        traceback_text="",
+        attempt=0,
+        worker="",
+    )
+    with transaction.atomic(using=alias):
+        done = operate.cancel_many(alias, ids, error=record)
+    left = [id for id in ids if id not in done]
+    return _changed(done, _reasons(alias, left, _why_not_cancelled))
+
+
+def _changed(done: set[str], skipped: list[Skipped]) -> Changed:
+    return Changed(count=len(done), skipped_count=len(skipped), skipped=skipped)
+
+
+def _batches(ids: Iterable[str]) -> Iterator[tuple[list[str], Changed]]:
+    """Yield ids in the form in which rows have them, 1,000 at a time, and those that are none."""
+    known: dict[str, None] = {}
+    unreadable: list[Skipped] = []
+    for text in ids:
+        id = parse_id(text)
+        if id is None:
+            unreadable.append(Skipped(id=str(text), why="is not an id"))
+        else:
+            known[id] = None
+    texts = list(known)
+    yield texts[: operate.BULK_LIMIT], _changed(set(), unreadable)
+    for first in range(operate.BULK_LIMIT, len(texts), operate.BULK_LIMIT):
+        yield texts[first : first + operate.BULK_LIMIT], Changed()
+
+
+# Where tasks stand that a statement has left alone.
+STANDING = """
+/* django_taskq:standing */
+SELECT id::text, status, has_successors
+FROM django_taskq_livetask WHERE id = ANY (%(ids)s::uuid[])
+UNION ALL
+SELECT id::text, status, false
+FROM django_taskq_finishedtask WHERE id = ANY (%(ids)s::uuid[])
+"""
+
+
+def _reasons(alias: str, ids: Sequence[str], why: Any) -> list[Skipped]:
+    if not ids:
+        return []
+    with db.reading_cursor(alias) as cursor:
+        cursor.execute(STANDING, {"ids": list(ids)})
+        standing = {row[0]: (TaskStatus(row[1]), row[2]) for row in cursor.fetchall()}
+    return [
+        Skipped(id=id, why=why(*standing[id]) if id in standing else "there is no such task")
+        for id in ids
+    ]
+
+
+def _why_not_retried(status: TaskStatus, has_successors: bool) -> str:
+    if status not in FINISHED:
+        return f"is {status}, it has not finished"
+    if status == TaskStatus.SUCCESSFUL:
+        return "was SUCCESSFUL; only force runs it a second time"
+    return "somebody else holds it at this moment, or its place is taken"
+
+
+def _why_not_cancelled(status: TaskStatus, has_successors: bool) -> str:
+    if status in FINISHED:
+        return f"has ended already, as {status}"
+    if status == TaskStatus.RUNNING:
+        return "is RUNNING"
+    return "other tasks wait for it" if has_successors else "somebody else holds it at this moment"

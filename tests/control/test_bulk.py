@@ -1,0 +1,245 @@
+"""Retry and cancel: by ids, by filters, in batches, with what was left and why."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from django_taskq import TaskStatus, control
+from django_taskq.control import ControlError
+from django_taskq.models import FinishedTask, LiveTask
+from django_taskq.transitions import operate
+from tests import tasks
+from tests.rows import finish, make_error, make_row
+
+pytestmark = pytest.mark.django_db
+
+
+def ids_of(*rows: Any) -> list[str]:
+    return [str(row.pk) for row in rows]
+
+
+def statements(log: Any, tag: str) -> list[str]:
+    return [query["sql"] for query in log.captured_queries if f"django_taskq:{tag}" in query["sql"]]
+
+
+@pytest.mark.parametrize("status", [TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED])
+def test_what_ended_badly_waits_again_under_its_id(status: TaskStatus) -> None:
+    row = make_row(status)
+
+    changed = control.retry(ids_of(row))
+
+    assert (changed.count, changed.skipped_count, changed.skipped) == (1, 0, [])
+    waiting = LiveTask.objects.get(pk=row.pk)
+    assert (waiting.status, waiting.attempts, waiting.errors) == ("READY", 0, row.errors)
+    assert not FinishedTask.objects.exists()
+
+
+def test_a_success_runs_a_second_time_only_by_force() -> None:
+    row = make_row(TaskStatus.SUCCESSFUL)
+
+    changed = control.retry(ids_of(row))
+    assert (changed.count, changed.skipped[0].why) == (
+        0,
+        "was SUCCESSFUL; only force runs it a second time",
+    )
+
+    assert control.retry(ids_of(row), force=True).count == 1
+    assert LiveTask.objects.get(pk=row.pk).status == "READY"
+
+
+def test_each_task_that_is_not_retried_is_reported_with_the_reason() -> None:
+    failed, waiting, running = (
+        make_row(status) for status in (TaskStatus.FAILED, TaskStatus.READY, TaskStatus.RUNNING)
+    )
+    unknown = str(uuid.uuid4())
+
+    changed = control.retry([*ids_of(failed, waiting, running), unknown, "shop", unknown.upper()])
+
+    assert changed.count == 1
+    assert {skipped.id: skipped.why for skipped in changed.skipped} == {
+        str(waiting.pk): "is READY, it has not finished",
+        str(running.pk): "is RUNNING, it has not finished",
+        unknown: "there is no such task",
+        "shop": "is not an id",
+    }
+    assert changed.skipped_count == 4
+
+
+def test_workers_hear_of_retried_tasks_after_the_commit(
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    row = make_row(TaskStatus.FAILED)
+
+    with django_capture_on_commit_callbacks() as callbacks:
+        control.retry(ids_of(row))
+        assert len(callbacks) == 0
+    assert len(callbacks) == 1
+
+    with django_capture_on_commit_callbacks() as callbacks:
+        control.retry(ids_of(row))  # nothing there any more
+    assert callbacks == []
+
+
+def test_a_retry_is_undone_with_the_transaction_of_its_caller() -> None:
+    row = make_row(TaskStatus.FAILED)
+
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        assert control.retry(ids_of(row)).count == 1
+        raise ZeroDivisionError
+
+    assert FinishedTask.objects.filter(pk=row.pk).exists()
+
+
+def test_all_failed_tasks_are_retried_and_no_others() -> None:
+    failed = [make_row(TaskStatus.FAILED) for _ in range(3)]
+    make_row(TaskStatus.CANCELLED)
+    make_row(TaskStatus.SUCCESSFUL)
+
+    assert control.retry_all().count == 3
+
+    assert set(LiveTask.objects.values_list("pk", flat=True)) == {row.pk for row in failed}
+
+
+def test_filters_choose_what_is_retried() -> None:
+    hour = timedelta(hours=1)
+    wanted = make_row(TaskStatus.FAILED, task="shop.tasks.send", queue_name="mail")
+    make_row(TaskStatus.FAILED, task="shop.tasks.send")
+    make_row(TaskStatus.FAILED, task="shop_tasks.send", queue_name="mail")
+    make_row(
+        TaskStatus.FAILED,
+        task="shop.tasks.send",
+        queue_name="mail",
+        finished_at=timezone.now() - 2 * hour,
+    )
+
+    changed = control.retry_all(task="shop.tasks.*", queue_name="ma?l", since=timezone.now() - hour)
+
+    assert changed.count == 1
+    assert LiveTask.objects.get().pk == wanted.pk
+
+
+def test_more_than_a_thousand_go_in_several_transactions(
+    django_assert_max_num_queries: Any,
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_taskq_finishedtask (task, status) "
+            "SELECT 'shop.tasks.send', 'FAILED' FROM generate_series(1, 2100)"
+        )
+
+    with django_assert_max_num_queries(60) as log:
+        assert control.retry_all().count == 2100
+
+    assert len(statements(log, "requeue")) == 3
+    assert LiveTask.objects.count() == 2100
+    assert not FinishedTask.objects.exists()
+
+
+def test_ids_of_more_than_a_thousand_go_in_several_transactions_too() -> None:
+    assert operate.BULK_LIMIT == 1000
+    rows = FinishedTask.objects.bulk_create(
+        FinishedTask(id=uuid.uuid4(), task="t", status="FAILED") for _ in range(1001)
+    )
+
+    assert control.retry(str(row.pk) for row in rows).count == 1001
+
+
+def test_a_task_that_fails_again_meanwhile_is_not_retried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = make_row(TaskStatus.FAILED)
+    requeue = operate.requeue
+
+    def requeue_and_fail(alias: str, ids: list[str], **options: Any) -> set[str]:
+        done = requeue(alias, ids, **options)
+        for id in done:
+            finish(tasks.add.get_result(id), status=TaskStatus.FAILED, errors=[make_error("E", "")])
+        return done
+
+    monkeypatch.setattr(operate, "requeue", requeue_and_fail)
+    monkeypatch.setattr(operate, "BULK_LIMIT", 1)  # so that there is a second page to look at
+
+    assert control.retry_all().count == 1
+    assert FinishedTask.objects.get().pk == row.pk
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"status": "READY"}, "READY tasks have not finished"),
+        ({"status": "SUCCESSFUL"}, "only with force"),
+        ({"status": "FIALED"}, 'no status "FIALED". Did you mean "FAILED"'),
+        ({"database": "defualt"}, 'no database "defualt" in DATABASES. Did you mean "default"'),
+    ],
+)
+def test_a_retry_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ControlError, match=message.replace("?", r"\?")):
+        control.retry_all(**options)
+
+
+def test_waiting_tasks_are_cancelled_with_the_reason() -> None:
+    ready, held = make_row(TaskStatus.READY), make_row(TaskStatus.HELD)
+    running, done = make_row(TaskStatus.RUNNING), make_row(TaskStatus.SUCCESSFUL)
+    awaited = make_row(TaskStatus.READY, has_successors=True)
+
+    changed = control.cancel(ids_of(ready, held, done, awaited), reason="No more mail.")
+
+    assert changed.count == 2
+    for row in (ready, held):
+        ended = FinishedTask.objects.get(pk=row.pk)
+        assert (ended.status, ended.errors[-1]["message"]) == ("CANCELLED", "No more mail.")
+    assert {skipped.id: skipped.why for skipped in changed.skipped} == {
+        str(done.pk): "has ended already, as SUCCESSFUL",
+        str(awaited.pk): "other tasks wait for it",
+    }
+    assert LiveTask.objects.get(pk=running.pk).status == "RUNNING"
+
+
+def test_filters_choose_what_is_cancelled() -> None:
+    wanted = [
+        make_row(TaskStatus.READY, queue_name="mail"),
+        make_row(TaskStatus.HELD, queue_name="mail"),
+    ]
+    other = make_row(TaskStatus.READY, queue_name="reports")
+
+    assert control.cancel_all(queue_name="mail").count == 2
+
+    assert set(FinishedTask.objects.values_list("pk", flat=True)) == {row.pk for row in wanted}
+    assert LiveTask.objects.get().pk == other.pk
+    with pytest.raises(ControlError, match="have finished"):
+        control.cancel_all(status="FAILED")
+
+
+def test_only_one_status_can_be_cancelled() -> None:
+    ready, held = make_row(TaskStatus.READY), make_row(TaskStatus.HELD)
+
+    assert control.cancel_all(status="held").count == 1
+
+    assert FinishedTask.objects.get().pk == held.pk
+    assert LiveTask.objects.get().pk == ready.pk
+
+
+def test_a_result_retries_itself() -> None:
+    result = tasks.add.enqueue(1, 2)
+    finish(result, status=TaskStatus.FAILED, errors=[make_error("builtins.ValueError", "no")])
+    result.refresh()
+    assert result.row_status == TaskStatus.FAILED
+
+    assert result.retry() is True
+
+    assert (result.row_status, result.attempts, len(result.errors)) == (TaskStatus.READY, 0, 1)
+    assert result.retry() is False
+
+
+def test_a_result_that_succeeded_does_not_retry_itself() -> None:
+    result = tasks.add.enqueue(1, 2)
+    finish(result, 3)
+
+    assert result.retry() is False
+    assert result.row_status == TaskStatus.SUCCESSFUL
