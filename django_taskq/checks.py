@@ -67,7 +67,7 @@ def check_tasks(**kwargs: Any) -> Iterator[CheckMessage]:
     for key, (first, second) in registry.clashes().items():
         yield Error(
             f'Two tasks are called "{key}": at {first} and at {second}.',
-            hint='Give one of them a name of its own: @task(name="…").',
+            hint='Give one of them a name of its own: @task(name="…"); an alias may have to go.',
             id="django_taskq.E003",
         )
     for failure in failures:

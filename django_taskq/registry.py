@@ -1,6 +1,7 @@
 """Know the tasks of this process by name. Rows name tasks; nothing is ever imported from a row.
 
-The key is the task's `name` if it was given one, else the path of its function.
+The key is the task's `name` if it was given one, else the path of its function. Rows may also hold
+a name that a task had before: one of its aliases.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from django_taskq.suggestions import did_you_mean
 from django_taskq.tasks_api import DjangoTask
 
 _tasks: dict[str, DjangoTask[..., Any]] = {}
+# Former names, and the keys of the tasks that had them.
+_aliases: dict[str, str] = {}
 _clashes: dict[str, tuple[str, str]] = {}
 _discovered = False
 
@@ -39,18 +42,29 @@ class ImportFailure:
 _failures: list[ImportFailure] = []
 
 
-def add(key: str, task: DjangoTask[..., Any]) -> None:
-    """Register a task that a decorator made; a second one of the same key is noted as a clash."""
-    known = _tasks.get(key)
+def add(key: str, task: DjangoTask[..., Any], aliases: Iterable[str] = ()) -> None:
+    """Register a task that a decorator made; a second one of the same key is noted as a clash.
+
+    A name that is another task's alias, or the other way round, is a clash too; the name wins.
+    """
+    known = get(key)
     if known is not None and not _is_reloaded(known.func, task.func):
         _clashes[key] = (_where(known.func), _where(task.func))
-        return
+        if key in _tasks:
+            return
     _tasks[key] = task
+    for alias in aliases:
+        holder = get(alias)
+        if holder is None or holder is task:
+            _aliases[alias] = key
+        else:
+            _clashes[alias] = (_where(holder.func), _where(task.func))
 
 
 def add_plain(task: DjangoTask[..., Any]) -> None:
     """Register a task that Django's own decorator made, once."""
-    _tasks.setdefault(task.module_path, task)
+    if task.module_path not in _tasks:
+        add(task.module_path, task)
 
 
 def replace(key: str, task: DjangoTask[..., Any]) -> None:
@@ -59,13 +73,19 @@ def replace(key: str, task: DjangoTask[..., Any]) -> None:
 
 
 def get(key: str) -> DjangoTask[..., Any] | None:
-    """Return the task of this key, or None."""
-    return _tasks.get(key)
+    """Return the task of this key or alias, or None."""
+    found = _tasks.get(key)
+    return _tasks.get(_aliases.get(key, "")) if found is None else found
 
 
 def names() -> list[str]:
     """Return the names of all tasks, sorted."""
     return sorted(_tasks)
+
+
+def known_names() -> list[str]:
+    """Return every name under which rows can run here: names and aliases, sorted."""
+    return sorted({*_tasks, *_aliases})
 
 
 def clashes() -> dict[str, tuple[str, str]]:

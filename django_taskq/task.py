@@ -88,6 +88,8 @@ class Task(BaseTask[P, R], Generic[P, R]):
     name: str = ""
     # What rows store and the registry knows: the given name, else the path of the function.
     key: str = ""
+    # Names that it had before: rows that hold one run with this function.
+    aliases: tuple[str, ...] = ()
     # How often the task is started in all, failed attempts included.
     max_attempts: int = 1
     # Failures of these kinds are retried …
@@ -132,7 +134,7 @@ class Task(BaseTask[P, R], Generic[P, R]):
             raise InvalidTask("Backend does not support run_after.")
         # Here, because Django's own decorator makes our tasks too.
         if not self.is_copy:
-            registry.add(self.key, self)
+            registry.add(self.key, self, self.aliases)
 
     def __repr__(self) -> str:
         return f"<Task {self.key}>"
@@ -410,11 +412,12 @@ def task(*, takes_context: Literal[False] = ..., **options: Unpack[TaskOptions])
 def task(f: Any = None, /, **options: Any) -> Any:
     """Make a task of a function, with or without options.
 
-    Options: `name` (the path of the function), `queue_name` ("default"), `priority` (−100 … 100,
-    higher first; 0), `backend` ("default"), `takes_context` (False), `max_attempts` (1),
-    `retry_on` ((Exception,)), `give_up_on` (()), `backoff` (exponential(base=15, cap=3600)
-    seconds), `timeout` and `soft_timeout` (seconds from the start; none), `expires_after` (seconds
-    from enqueue or run_after; never), `store_result` (True).
+    Options: `name` (the path of the function), `aliases` (names that it had before; none),
+    `queue_name` ("default"), `priority` (−100 … 100, higher first; 0), `backend` ("default"),
+    `takes_context` (False), `max_attempts` (1), `retry_on` ((Exception,)), `give_up_on` (()),
+    `backoff` (exponential(base=15, cap=3600) seconds), `timeout` and `soft_timeout` (seconds from
+    the start; none), `expires_after` (seconds from enqueue or run_after; never), `store_result`
+    (True).
 
     Raise TypeError for an unknown option and InvalidTask for a function that no worker could find.
     """
@@ -472,6 +475,7 @@ class _Defaults:
     backend = "default"
     queue_name = "default"
     takes_context = False
+    aliases = ()
     max_attempts = 1
     retry_on = (Exception,)
     give_up_on = ()

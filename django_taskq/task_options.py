@@ -19,6 +19,7 @@ class TaskOptions(TypedDict, total=False):
     """What `@task(…)` takes, beside takes_context."""
 
     name: str
+    aliases: Sequence[str]
     queue_name: str
     priority: int
     backend: str
@@ -44,6 +45,12 @@ def check_options(task: Any) -> None:
     where = f"@task {task.key}"
     if not isinstance(task.name, str) or len(task.key) > MAX_NAME:
         raise InvalidTask(f"{where}: a name is text of at most {MAX_NAME} characters.")
+    if not isinstance(task.aliases, list | tuple) or not all(map(_is_name, task.aliases)):
+        raise InvalidTask(
+            f"{where}: aliases takes a list of names, each of at most {MAX_NAME} characters, not "
+            f"{task.aliases!r}."
+        )
+    put("aliases", tuple(alias for alias in task.aliases if alias != task.key))
     for option, text in (("name", task.key), ("queue_name", task.queue_name)):
         if isinstance(text, str) and not is_storable(text):
             raise InvalidTask(f"{where!r}: {option} holds what PostgreSQL cannot store: {text!r}.")
@@ -80,6 +87,10 @@ def check_options(task: Any) -> None:
         )
 
 
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and is_storable(name)
+
+
 def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
     """Return a duration in seconds. Raise TypeError or ValueError if it is none."""
     if isinstance(value, timedelta):
@@ -95,7 +106,7 @@ def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
 
 def refuse_in_using(option: str) -> str:
     """Say why using() does not take an option."""
-    of_code = {"name", "retry_on", "give_up_on", "takes_context"}
+    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context"}
     if option in of_code:
         return (
             f"using() cannot change {option}: it is code, which a row cannot hold. "

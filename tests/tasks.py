@@ -34,6 +34,12 @@ def echo(*args: Any, **kwargs: Any) -> dict[str, Any]:
     return {"args": list(args), "kwargs": kwargs}
 
 
+@task(aliases=["tests.old_tasks.moved"])
+def moved(x: int) -> int:
+    """Return what it was called with; stood in another module once."""
+    return x
+
+
 @task
 def nothing() -> None:
     """Do nothing."""

@@ -11,7 +11,16 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.test import override_settings
 
-from django_taskq import Task, TaskqError, TaskResult, TaskStatus, UnknownTask, registry
+from django_taskq import (
+    Task,
+    TaskqError,
+    TaskResult,
+    TaskStatus,
+    UnknownTask,
+    enqueue,
+    get_result,
+    registry,
+)
 from django_taskq.backend import TaskqBackend
 from django_taskq.models import LiveTask
 from django_taskq.task import find
@@ -366,6 +375,17 @@ def test_a_result_tells_what_the_row_tells() -> None:
     assert error.started_at == datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert error.finished_at == datetime(2026, 1, 1, 12, 0, 1, 500_000, tzinfo=UTC)
     assert result.worker_ids == [error.worker, str(row.worker_id)]
+
+
+@pytest.mark.django_db
+def test_a_task_under_its_former_name_is_found_enqueued_and_read_as_the_new_one() -> None:
+    assert find("tests.old_tasks.moved") is tasks.moved
+
+    old = make_row(TaskStatus.SUCCESSFUL, task="tests.old_tasks.moved", return_value=5)
+    assert tasks.moved.get_result(str(old.id)).return_value == 5
+    assert get_result(str(old.id)).task.key == "tests.tasks.moved"
+
+    assert live(enqueue("tests.old_tasks.moved", 5)).task == "tests.tasks.moved"
 
 
 @pytest.mark.django_db

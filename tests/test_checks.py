@@ -145,6 +145,17 @@ def test_e003_two_tasks_of_one_name() -> None:
     assert '@task(name="…")' in str(error.hint)
 
 
+@pytest.mark.usefixtures("own_registry")
+def test_e003_a_name_that_is_anothers_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_aliases", {})
+    task(name="shop.send", aliases=["shop.mail"])(somebody)
+    task(name="shop.mail")(somebody_else)
+    error = only(check_tasks())
+    assert error.id == "django_taskq.E003"
+    assert '"shop.mail"' in error.msg
+    assert "alias" in str(error.hint)
+
+
 # E005
 
 

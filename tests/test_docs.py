@@ -292,6 +292,8 @@ def run_sql(block: Block, **replaced: str) -> list[Any]:
 @pytest.mark.django_db
 def test_the_sql_of_other_languages_enqueues_and_reads() -> None:
     plain, full, read, grant = sql_blocks("howto/plain-sql-insert.md")
+    [rest] = sql_blocks("howto/rename-a-task.md")
+    assert run_sql(rest) == [(0,)]
     [[id]] = run_sql(plain)
     row = LiveTask.objects.get(id=id)
     assert (row.status, row.args, row.kwargs, row.queue_name) == ("READY", ["Ada"], {}, "default")

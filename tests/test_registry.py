@@ -24,10 +24,15 @@ def another(x: int) -> int:
     return x
 
 
+def pickles(x: int) -> int:
+    return x
+
+
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget afterwards what a test registered or failed to import."""
     monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
+    monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
     monkeypatch.setattr(registry, "_clashes", {})
     monkeypatch.setattr(registry, "_failures", [])
     monkeypatch.setattr(registry, "_discovered", False)
@@ -81,6 +86,46 @@ def test_one_function_decorated_twice_clashes_unless_one_has_a_name() -> None:
     task(queue_name="slower")(twice)
     assert set(registry.clashes()) == {"tests.test_registry.twice"}
     assert registry.get("tests.test_registry.twice") is fast
+
+
+def test_a_former_name_leads_to_the_task_that_had_it() -> None:
+    moved = task(name="shop.send", aliases=["shop.mail", "shop.post"])(twice)
+
+    assert registry.get("shop.mail") is registry.get("shop.post") is moved
+    assert {"shop.send", "shop.mail", "shop.post"} <= set(registry.known_names())
+    assert "shop.mail" not in registry.names()
+    assert not registry.clashes()
+
+
+def test_a_name_that_is_anothers_alias_clashes_in_either_order_and_the_name_wins() -> None:
+    task(name="shop.send", aliases=["shop.mail"])(twice)
+    mail = task(name="shop.mail")(another)
+    assert registry.get("shop.mail") is mail
+    assert set(registry.clashes()) == {"shop.mail"}
+
+    late = task(name="shop.late", aliases=["shop.mail"])(pickles)
+    assert registry.get("shop.mail") is mail
+    assert registry.get("shop.late") is late
+    assert set(registry.clashes()) == {"shop.mail"}
+
+
+def test_an_alias_of_two_tasks_clashes_and_stays_with_the_first() -> None:
+    first = task(name="shop.send", aliases=["shop.mail"])(twice)
+    task(name="shop.post", aliases=["shop.mail"])(another)
+
+    assert registry.get("shop.mail") is first
+    assert set(registry.clashes()) == {"shop.mail"}
+
+
+def test_an_alias_survives_a_reload(make_app: MakeApp) -> None:
+    make_app(
+        "alias_app", "from django_taskq import task\n@task(aliases=['old.f'])\ndef f():\n  pass\n"
+    )
+    module = importlib.import_module("alias_app.tasks")
+    importlib.reload(module)
+
+    assert not registry.clashes()
+    assert registry.get("old.f") is module.f
 
 
 def test_a_reloaded_module_replaces_its_tasks_without_a_clash(make_app: MakeApp) -> None:

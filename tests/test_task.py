@@ -66,6 +66,7 @@ def with_lambda_backoff(x: int = 1) -> int:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget afterwards what a test registered."""
     monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
+    monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
     monkeypatch.setattr(registry, "_clashes", {})
 
 
@@ -305,6 +306,10 @@ def test_a_context_must_be_the_first_argument() -> None:
         ({"expires_after": 1e12}, "expires_after.*30 years"),
         ({"timeout": 5, "soft_timeout": 5}, "soft_timeout=5 s must be shorter than timeout=5 s"),
         ({"store_result": "no"}, "store_result is True or False, not 'no'"),
+        ({"aliases": "shop.old"}, "aliases takes a list of names.*not 'shop.old'"),
+        ({"aliases": [""]}, "aliases takes a list of names"),
+        ({"aliases": ["x" * 129]}, "aliases takes a list of names"),
+        ({"aliases": ["\x00"]}, "aliases takes a list of names"),
         ({"name": 5}, "name is text"),
         ({"name": "x" * 129}, "name is text of at most 128"),
         ({"queue_name": ""}, "queue_name is text of 1 to 128"),

@@ -262,7 +262,7 @@ class Supervisor:
             return
         self.children.replace_unknown(known)
         if not self._is_stopping:
-            resumed = operate.resume_known(connection, registry.names())
+            resumed = operate.resume_known(connection, registry.known_names())
             if resumed:
                 worker_log.info("Put %d held task(s) back: their name is known now.", resumed)
 

@@ -54,6 +54,12 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
+@task(aliases=["tests.processes.old_tasks.moved"])
+def moved() -> str:
+    """Say that the new function ran; it had another name once."""
+    return "new"
+
+
 @task
 def say_language() -> str | None:
     """Return the language in which this runs."""

@@ -289,6 +289,22 @@ def test_a_task_that_no_worker_knows_is_held_and_visible() -> None:
     row.delete()
 
 
+OLD_NAME = "tests.processes.old_tasks.moved"
+
+
+@pytest.mark.parametrize(
+    "columns", [{}, {"status": "HELD", "held_for": f"unknown:{OLD_NAME}"}], ids=["ready", "held"]
+)
+def test_a_row_with_the_former_name_of_a_task_runs_with_the_new_function(
+    columns: dict[str, str],
+) -> None:
+    # A HELD one was met by a worker of a version in which the name was unknown.
+    row = LiveTask.objects.create(task=OLD_NAME, **columns)
+    row.refresh_from_db()
+
+    assert tasks.moved.get_result(str(row.pk)).wait(timeout=20) == "new"
+
+
 def test_no_task_line_shows_arguments(worker: TaskWorker, tmp_path: Path) -> None:
     secret = str(tmp_path / "a-secret-argument")
     result = tasks.note.enqueue(secret, "secret")
