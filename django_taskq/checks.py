@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
@@ -56,6 +57,19 @@ def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
     try:
         conf.get()
         carried.carriers()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="django_taskq.E002")
+
+
+@register(Tags.compatibility)
+def check_mail(**kwargs: Any) -> Iterator[CheckMessage]:
+    """E002: mails are enqueued, and the backend that is to send them is none."""
+    if getattr(settings, "EMAIL_BACKEND", "") != "django_taskq.mail.TaskqEmailBackend":
+        return
+    from django_taskq.mail import check_real_backend
+
+    try:
+        check_real_backend()
     except ImproperlyConfigured as error:
         yield Error(str(error), id="django_taskq.E002")
 

@@ -46,6 +46,10 @@ class Settings:
     context: tuple[str, ...] = field(
         default=("django_taskq.carried.Language",), metadata={"check": _dotted_paths}
     )
+    # The email backend that sends what django_taskq.mail.TaskqEmailBackend has enqueued.
+    email_backend: str = "django.core.mail.backends.smtp.EmailBackend"
+    # The queue of those mails.
+    email_queue: str = "default"
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -63,13 +67,18 @@ class Settings:
                     f'DJANGO_TASKQ["{option.name.upper()}"] is {value!r}; '
                     f"it takes {_WORDS[wanted]}."
                 )
-            if wanted is not bool and not value >= 0:
+            if wanted in (int, float) and not value >= 0:
                 raise ImproperlyConfigured(
                     f'DJANGO_TASKQ["{option.name.upper()}"] is {value!r}; it may not be negative.'
                 )
 
 
-_WORDS: dict[type, str] = {bool: "True or False", int: "a whole number", float: "a number"}
+_WORDS: dict[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
 
 
 @cache
