@@ -38,11 +38,12 @@ test: $(VENV)/.has-test ## run the tests (TEST_ARGS="-k name -n 0": some of them
 bench: $(VENV)/.has-example ## measure against a raw-SQL loop of the same statements (BENCH_ARGS=…)
 	@exec $(WITH_SERVER) -- $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-lint: $(VENV)/.has-lint ## check style, types, layers and files
+lint: $(VENV)/.has-lint ## check style, types, layers, files, and what the documentation cannot run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.docs --lint
 	@if git rev-parse --git-dir > /dev/null 2>&1; then \
 		PATH="$(CURDIR)/$(BIN):$$PATH" SKIP=ruff-check,ruff-format,mypy,import-linter \
 			$(BIN)/pre-commit run --all-files; \

@@ -1,39 +1,23 @@
-"""The documentation builds, says the truth about names, and its examples run.
+"""The documentation builds, says the truth about names, and its SQL does what it says.
 
-A comment above a block of code in Markdown says what the tests do with it:
-
-    <!-- file: PATH -->     write it            <!-- append: PATH -->   append it to a file
-    <!-- run -->            run its commands    <!-- start -->          start its command …
-    <!-- shell -->          type it in          <!-- stop -->           … and stop that with Ctrl+C
-    <!-- new shell -->      … a new shell       <!-- sql -->            run it in the database
-
-Every other block of Python must compile.
+Its examples are followed in tests/docs.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
-import json
-import os
 import re
-import shlex
-import shutil
-import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from django.core.management import get_commands, load_command_class
 from django.db import connection
-from psycopg.conninfo import conninfo_to_dict
 
 import django_taskq
 from django_taskq import TaskStatus, conf, control
@@ -42,55 +26,14 @@ from django_taskq.results import AttemptError, TaskResult
 from django_taskq.statuses import TRANSITIONS
 from django_taskq.task import Task, TaskContext
 from django_taskq.task_options import TaskOptions
-from tests.support.databases import empty_database
+from tests.docs.markdown import DOCS, ROOT, Step, name_of, pages, steps
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-PAGES = [page for page in PAGES if "_build" not in page.parts]
+PAGES = pages()
 
 
-class Block(NamedTuple):
-    """A block of code, or a mark without one."""
-
-    page: Path
-    line: int
-    mark: str
-    language: str
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-_BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>[^>]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$"
-    r"|^<!-- (?P<alone>stop) -->$",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text()
-    return [
-        Block(
-            page,
-            text.count("\n", 0, found.start()) + 1,
-            found["mark"] or found["alone"] or "",
-            found["language"] or "",
-            found["code"] or "",
-        )
-        for found in _BLOCK.finditer(text)
-    ]
-
-
-def python_blocks() -> list[Block]:
-    return [block for page in PAGES for block in blocks(page) if block.language == "python"]
-
-
-def sql_blocks(page: str) -> list[Block]:
-    return [block for block in blocks(DOCS / page) if block.mark.startswith("sql")]
+def sql_blocks(page: str) -> list[Step]:
+    return [step for step in steps(DOCS / page) if step.language == "sql"]
 
 
 # --- the pages ------------------------------------------------------------------------------------
@@ -118,11 +61,6 @@ def test_the_documentation_builds_without_a_warning_and_loads_nothing_from_elsew
             assert not css_elsewhere.search(page.read_text()), page
 
 
-@pytest.mark.parametrize("block", python_blocks(), ids=str)
-def test_python_in_the_documentation_compiles(block: Block) -> None:
-    ast.parse(block.code, str(block))
-
-
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") < 150
@@ -130,9 +68,9 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
         assert link.startswith("https://") or (ROOT / link).exists(), link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_names_imported_in_examples_exist(page: Path) -> None:
-    for block in blocks(page):
+    for block in steps(page):
         if block.language in {"python", "pycon"}:
             for line in re.findall(r"from django_taskq import (.+)", block.code):
                 for name in line.split(","):
@@ -274,7 +212,7 @@ def test_every_column_is_described_for_those_who_insert_by_sql() -> None:
 # --- SQL ------------------------------------------------------------------------------------------
 
 
-def run_sql(block: Block, **replaced: str) -> list[Any]:
+def run_sql(block: Step, **replaced: str) -> list[Any]:
     """Run a block's statements in the test's own transaction; return the rows of the last query."""
     code = re.sub(r"^(BEGIN|COMMIT);$", "", block.code, flags=re.MULTILINE)
     for old, new in replaced.items():
@@ -342,177 +280,3 @@ def test_the_sql_for_operators_does_what_the_page_says() -> None:
     assert (kept.status, kept.attempts, kept.crashes) == ("RUNNING", 1, 0)
     run_sql(prune)
     assert FinishedTask.objects.count() == 1
-
-
-# --- the deployment -------------------------------------------------------------------------------
-
-
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("the systemd unit was NOT checked: no systemd-analyze")
-    text = (DOCS / "howto" / "taskworker.service").read_text()
-    here = text.replace("/srv/shop/.venv/bin/python", sys.executable)
-    assert here != text
-    unit = tmp_path / "taskworker.service"
-    unit.write_text(here)
-    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True)
-    ours = [line for line in done.stderr.splitlines() if "taskworker" in line]
-    assert ours == []
-
-
-# --- following a page -----------------------------------------------------------------------------
-
-
-# Reads blocks of an interactive session, one JSON text per line, and answers what went wrong.
-_SESSION = """
-import doctest, json, sys
-names = {}
-runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
-for line in sys.stdin:
-    said = []
-    test = doctest.DocTestParser().get_doctest(json.loads(line), names, "page", "page", 0)
-    runner.run(test, out=said.append, clear_globs=False)
-    names = test.globs
-    print(json.dumps("".join(said)), flush=True)
-"""
-
-
-class Reader:
-    """Somebody who does what a page says, in a directory of their own."""
-
-    def __init__(self, directory: Path, server_url: str, database: str) -> None:
-        self.directory = directory
-        self.database = database
-        self.processes = ExitStack()
-        self.session: subprocess.Popen[str] | None = None
-        self.worker: subprocess.Popen[str] | None = None
-        server = conninfo_to_dict(server_url)
-        given = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password"}
-        self.environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DJANGO_", "PG", "PYTEST", "TASKWORKER_"))
-        } | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            **{name: str(server[key]) for name, key in given.items() if server.get(key)},
-        }
-
-    def follow(self, block: Block) -> None:
-        """Do what the mark of a block says."""
-        code = block.code.replace('"greetings_site"', f'"{self.database}"')
-        kind, _, path = block.mark.partition(": ")
-        match kind:
-            case "file":
-                (self.directory / path).write_text(code)
-            case "append":
-                with (self.directory / path).open("a") as file:
-                    file.write(f"\n\n{code}")
-            case "run":
-                for command in commands(code):
-                    self.run(*command)
-            case "start":
-                [command] = commands(code)
-                self.worker = self._popen(*command)
-            case "stop":
-                self.stop_worker()
-            case "shell" | "new shell":
-                if kind == "new shell" or self.session is None:
-                    self.session = self._popen(
-                        "python", "manage.py", "shell", "-v", "0", "-c", _SESSION
-                    )
-                self.type(block)
-
-    def run(self, *command: str) -> None:
-        done = subprocess.run(
-            self._found(command),
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
-
-    def type(self, block: Block) -> None:
-        assert self.session is not None and self.session.stdin and self.session.stdout
-        self.session.stdin.write(json.dumps(block.code) + "\n")
-        self.session.stdin.flush()
-        answer = self.session.stdout.readline()
-        assert answer == '""\n', f"{block}:\n{json.loads(answer) if answer else 'the shell ended'}"
-
-    def stop_worker(self) -> None:
-        assert self.worker is not None
-        self.worker.send_signal(signal.SIGINT)
-        said, _ = self.worker.communicate(timeout=60)
-        assert self.worker.returncode == 0, said
-
-    def _popen(self, *command: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            self._found(command),
-            cwd=self.directory,
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.callback(_end, process)
-        return process
-
-    def _found(self, command: tuple[str, ...]) -> list[str]:
-        program = shutil.which(command[0], path=self.environment["PATH"])
-        assert program is not None, command
-        return [program, *command[1:]]
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.communicate(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-
-
-def commands(code: str) -> list[list[str]]:
-    """Return the commands of a console block, without what they print."""
-    return [
-        shlex.split(line[2:], comments=True) for line in code.splitlines() if line.startswith("$ ")
-    ]
-
-
-@contextmanager
-def reader(directory: Path, server_url: str) -> Iterator[Reader]:
-    with empty_database(server_url) as database:
-        someone = Reader(directory, server_url, database)
-        with someone.processes:
-            yield someone
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("page", "app"),
-    [
-        ("README.md", "shop"),
-        ("docs/tutorial/1-first-task.md", "greetings"),
-        ("docs/howto/carry-context.md", "shop"),
-    ],
-)
-def test_whoever_follows_the_page_sees_what_it_says(
-    page: str, app: str, tmp_path: Path, server_url: str
-) -> None:
-    marked = [block for block in blocks(ROOT / page) if block.mark]
-    assert {block.mark.partition(":")[0] for block in marked} >= {"file", "run", "shell"}
-    with reader(tmp_path, server_url) as someone:
-        someone.run("django-admin", "startproject", "config", ".")
-        someone.run("python", "manage.py", "startapp", app)
-        if page != "docs/tutorial/1-first-task.md":  # a project whose database is PostgreSQL
-            settings = {"ENGINE": "django.db.backends.postgresql", "NAME": someone.database}
-            with (tmp_path / "config" / "settings.py").open("a") as file:
-                file.write(f"\nDATABASES = {{'default': {settings}}}\n")
-        if "/howto/" in page:  # … in which the package is installed
-            with (tmp_path / "config" / "settings.py").open("a") as file:
-                file.write("\nINSTALLED_APPS += ['django_taskq', 'shop']\n")
-        for block in marked:
-            someone.follow(block)

@@ -39,6 +39,14 @@ def empty_database(server_url: str, *, template: str = "template1") -> Iterator[
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def drop_database(server_url: str, name: str) -> None:
+    """Drop a database, if there is one of this name."""
+    with psycopg.connect(server_url, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name or "-"))
+        )
+
+
 def migrate(url: str, *arguments: str) -> None:
     """Run Django's `migrate` on a database, in a process of its own."""
     subprocess.run(
