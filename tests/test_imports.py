@@ -60,6 +60,48 @@ def test_a_web_process_never_imports_the_worker() -> None:
     assert printed == "[]"
 
 
+def test_the_web_side_needs_nothing_that_windows_lacks() -> None:
+    printed = run(
+        """
+        import ctypes, importlib, os, signal, sys
+
+        # psycopg and Django are loaded before: they know Windows, and look at it themselves.
+        import django, psycopg
+        import django.contrib.admin, django.test, django.db.backends.postgresql.base
+
+        for module in ("fcntl", "pwd", "grp", "resource", "termios", "_posixshmem", "syslog"):
+            sys.modules[module] = None  # an import of it fails
+        for name in ("fork", "killpg", "setpgid", "setsid", "getpgid", "register_at_fork"):
+            delattr(os, name)
+        for name in ("SIGALRM", "SIGQUIT", "SIGHUP", "SIGKILL", "setitimer", "pthread_sigmask"):
+            delattr(signal, name)
+
+        def refuse(*args, **kwargs):
+            raise TypeError("Windows: bad argument type for built-in operation")
+
+        ctypes.CDLL = ctypes.PyDLL = refuse
+        sys.platform = "win32"
+
+        from django.conf import settings
+
+        settings.INSTALLED_APPS.remove("tests")
+        django.setup()
+        for module in ("admin", "backend", "carried", "checks", "mail", "results", "tasks", "task"):
+            importlib.import_module(f"django_taskq.{module}")
+        from django.contrib import admin
+        from django.core.checks import run_checks
+        from django_taskq import models
+        from django_taskq.tasks import send_mail
+
+        assert not run_checks(), run_checks()
+        assert admin.site.is_registered(models.LiveTask)
+        print(type(send_mail.using(run_after=5).get_backend()).__name__)
+        """,
+        DJANGO_SETTINGS_MODULE="tests.settings",
+    )
+    assert printed == "TaskqBackend"
+
+
 def test_starting_a_project_imports_no_tasks_module() -> None:
     printed = run(
         """
