@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 
-from django_taskq import carried, conf, db, registry
+from django_taskq import carried, conf, db, registry, task_defaults
 from django_taskq.task import implicit_backend
 from django_taskq.tasks_api import has_tasks_setting, task_backends
 
@@ -57,6 +57,7 @@ def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
     try:
         conf.get()
         carried.carriers()
+        task_defaults.project_defaults()
     except ImproperlyConfigured as error:
         yield Error(str(error), id="django_taskq.E002")
 

@@ -22,6 +22,14 @@ def _dotted_paths(key: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _dict_of_options(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ImproperlyConfigured(
+            f'DJANGO_TASKQ["{key}"] is {value!r}; it takes a dict of options of @task.'
+        )
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Hold the validated settings; a key of the dict is the field's name in capitals."""
@@ -50,6 +58,11 @@ class Settings:
     email_backend: str = "django.core.mail.backends.smtp.EmailBackend"
     # The queue of those mails.
     email_queue: str = "default"
+
+    # Options of tasks that their @task leaves open.
+    task_defaults: dict[str, Any] = field(
+        default_factory=dict, metadata={"check": _dict_of_options}
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):

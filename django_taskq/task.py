@@ -22,12 +22,15 @@ from typing import (
     overload,
 )
 
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
 from django_taskq import registry, results
 from django_taskq.exceptions import UnknownTask
 from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json
 from django_taskq.suggestions import did_you_mean
+from django_taskq.task_defaults import apply_defaults
 from django_taskq.task_options import TaskOptions, check_options, in_seconds, refuse_in_using
 from django_taskq.tasks_api import (
     BaseTask,
@@ -109,13 +112,15 @@ class Task(BaseTask[P, R], Generic[P, R]):
     delay: float = 0.0
     # Made by using(): not the task that the registry holds.
     is_copy: bool = False
+    # The options that were written down at the decorator; the others follow the project's defaults.
+    given: frozenset[str] | None = field(default=None, compare=False)
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Name an unknown option before dataclasses complains about `__init__`."""
         known = [f.name for f in fields(cls)]
         for option in options:
             if option not in known:
-                hidden = {"key", "is_copy", "delay", "func", "run_after"}
+                hidden = {"key", "is_copy", "given", "delay", "func", "run_after"}
                 raise TypeError(
                     f'@task got an unknown option "{option}".'
                     f"{did_you_mean(option, set(known) - hidden)}"
@@ -128,6 +133,8 @@ class Task(BaseTask[P, R], Generic[P, R]):
             object.__setattr__(self, "key", self.name or path)
         if not self.name:
             object.__setattr__(self, "name", _qualname_of(self.func).rpartition(".")[2])
+        if not self.is_copy:
+            apply_defaults(self)
         check_options(self)
         super().__post_init__()
         if self.delay and not self.get_backend().supports_defer:
@@ -294,7 +301,7 @@ def adopt(plain: DjangoTask[..., Any]) -> Task[..., Any]:
     """Turn a task of Django's own class into ours, with default options."""
     if isinstance(plain, Task):
         return plain
-    return rebuilt(
+    own = rebuilt(
         None,
         func=plain.func,
         priority=plain.priority,
@@ -305,6 +312,8 @@ def adopt(plain: DjangoTask[..., Any]) -> Task[..., Any]:
         name=plain.name,
         key=plain.module_path,
     )
+    apply_defaults(own)
+    return own
 
 
 def rebuilt(task: Task[..., Any] | None, **changes: Any) -> Task[..., Any]:
@@ -429,12 +438,12 @@ def task(f: Any = None, /, **options: Any) -> Any:
 def _define(f: Any, options: dict[str, Any]) -> Task[..., Any]:
     if isinstance(f, DjangoTask):
         raise InvalidTask(f"{f.module_path} is a task already; decorate the function once.")
-    for internal in ("key", "delay", "is_copy", "func", "run_after"):
+    for internal in ("key", "delay", "is_copy", "given", "func", "run_after"):
         if internal in options:
             hint = " Use .using(run_after=…) at enqueue." if internal == "run_after" else ""
             raise TypeError(f'@task has no option "{internal}".{hint}')
     base = {"priority": 0, "backend": "default", "queue_name": "default", "run_after": None}
-    defined: Task[..., Any] = Task(func=f, **{**base, **options})
+    defined: Task[..., Any] = Task(func=f, **{**base, **options}, given=frozenset(options))
     return defined
 
 
@@ -466,6 +475,15 @@ def _module_of(func: Any) -> str:
 
 def _qualname_of(func: Any) -> str:
     return str(getattr(func, "__qualname__", "") or repr(func))
+
+
+@receiver(setting_changed)
+def _follow_defaults(*, setting: str, **kwargs: Any) -> None:
+    """Give the tasks that there are what a test has put into the settings, and take it back."""
+    if setting == "DJANGO_TASKQ":
+        for key in registry.names():
+            if isinstance(known := registry.get(key), Task):
+                apply_defaults(known)
 
 
 class _Defaults:

@@ -83,8 +83,15 @@ def check_options(task: Any) -> None:
     if task.timeout and task.soft_timeout and task.soft_timeout >= task.timeout:
         raise InvalidTask(
             f"{where}: soft_timeout={task.soft_timeout:g} s must be shorter than "
-            f"timeout={task.timeout:g} s, which kills the process."
+            f"timeout={task.timeout:g} s, which kills the process.{_whence(task)}"
         )
+
+
+def _whence(task: Any) -> str:
+    """Say where a time limit comes from that the decorator does not show."""
+    if {"timeout", "soft_timeout"} <= (getattr(task, "given", None) or {"timeout", "soft_timeout"}):
+        return ""
+    return ' One of them is from DJANGO_TASKQ["TASK_DEFAULTS"].'
 
 
 def _is_name(name: Any) -> bool:

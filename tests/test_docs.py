@@ -97,7 +97,8 @@ def described(page: str, place: int = 0) -> set[str]:
 def test_every_setting_is_described_with_its_default() -> None:
     rows = "\n".join(table_rows("settings.md"))
     for option in fields(conf.Settings):
-        default = list(option.default) if isinstance(option.default, tuple) else option.default
+        default = getattr(conf.Settings(), option.name)
+        default = list(default) if isinstance(default, tuple) else default
         assert f"| `{option.name.upper()}` | `{default}` |" in rows
 
 
