@@ -13,6 +13,9 @@ from django.dispatch import receiver
 
 from django_taskq.suggestions import did_you_mean
 
+# Where a worker can run tasks, and how many at once if nobody says; 0 is the number of processors.
+POOLS = {"processes": 0, "threads": 10, "asyncio": 100, "solo": 1}
+
 
 def _dotted_paths(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(path, str) for path in value):
@@ -38,7 +41,10 @@ class Settings:
     payload_limit: int = 64 * 1024
     # The largest return value that is stored, in bytes of JSON.
     result_limit: int = 1024 * 1024
-    # How many tasks a worker runs at once; 0 is the number of processors.
+    # Where a worker runs tasks: "processes", "threads", "asyncio" or "solo".
+    pool: str = "processes"
+    # How many tasks a worker runs at once; 0 is the number of processors, 10 with the pool
+    # "threads" and 100 with "asyncio".
     concurrency: int = 0
     # A child of a worker is replaced after so many tasks; 0 is no limit.
     max_tasks_per_child: int = 0
@@ -65,6 +71,14 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        self._check_types()
+        if self.pool not in POOLS:
+            raise ImproperlyConfigured(
+                f'DJANGO_TASKQ["POOL"] is {self.pool!r}.{did_you_mean(self.pool, POOLS)} '
+                f"Known pools: {', '.join(POOLS)}."
+            )
+
+    def _check_types(self) -> None:
         for option in fields(self):
             value: Any = getattr(self, option.name)
             # What is no plain number or flag brings the function that checks it and puts it right.

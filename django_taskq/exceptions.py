@@ -80,6 +80,9 @@ class UnstorableResult(TaskqError):
 class SoftTimeLimit(TaskqError, TimeoutError):
     """The task has run for its `soft_timeout`; it may catch this and tidy up."""
 
+    def __init__(self, message: str = "The task has run for its soft_timeout.") -> None:
+        super().__init__(message)
+
 
 class HardTimeLimit(TaskqError, TimeoutError):
     """The task had run for its `timeout`, and its process was killed."""

@@ -84,7 +84,7 @@ def do_requeue(connection: Connection, worker_id: str, mine: Running) -> None:
 
 
 def do_rescue(connection: Connection, worker_id: str, mine: Running) -> None:
-    rescue.rescue(connection, worker_id, running=mine.id, error=ERROR)
+    rescue.rescue(connection, worker_id, running=[mine.id], error=ERROR)
 
 
 def ending(send: Any, kind: Any) -> Callable[[Connection, str, Running], object]:

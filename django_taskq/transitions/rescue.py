@@ -34,12 +34,13 @@ def give_back(connection: Connection, worker_id: str, *, kept: Sequence[str]) ->
     return cursor.rowcount
 
 
-# Its process died while it ran, for the third time.
+# Their process died while they ran, for the third time.
 CONDEMN = """
 /* django_taskq:condemn */
 WITH gone AS (
   DELETE FROM django_taskq_livetask AS t
-  WHERE t.id = %(id)s::uuid AND t.worker_id = %(worker)s::uuid AND t.crashes + 1 >= %(limit)s
+  WHERE t.id = ANY (%(ids)s::uuid[]) AND t.worker_id = %(worker)s::uuid
+    AND t.crashes + 1 >= %(limit)s
     AND NOT t.has_successors
   RETURNING t.*
 )
@@ -56,8 +57,8 @@ SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, att
 FROM gone
 """
 
-# Everything that a dead process still held and had started. Only the task that ran when it died is
-# to blame; those before it were done and could not say so, and run again.
+# Everything that a dead process still held and had started. Only what ran when it died may be to
+# blame; what ran before was done and could not say so, and runs again.
 RESCUE = """
 /* django_taskq:rescue */
 WITH mine AS MATERIALIZED (
@@ -69,8 +70,8 @@ WITH mine AS MATERIALIZED (
 UPDATE django_taskq_livetask AS t
 SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL, progress = NULL,
     attempts = t.attempts - 1,
-    crashes = t.crashes + (t.id = %(id)s::uuid)::int,
-    errors = CASE WHEN t.id = %(id)s::uuid
+    crashes = t.crashes + (t.id = ANY (%(ids)s::uuid[]))::int,
+    errors = CASE WHEN t.id = ANY (%(ids)s::uuid[])
       THEN CASE WHEN jsonb_array_length(t.errors) < 20 THEN t.errors ELSE t.errors - 1 END
         || (%(error)s::jsonb || jsonb_build_object(
              'started_at', t.started_at, 'finished_at', statement_timestamp()))
@@ -83,15 +84,13 @@ RETURNING t.id
 # The second crash makes a task a suspect that runs alone; this one ends it.
 MAX_CRASHES = 3
 
-NO_TASK = "00000000-0000-0000-0000-000000000000"
 
-
-def rescue(connection: Connection, worker_id: str, *, running: str | None, error: str) -> int:
-    """Take the started tasks of a dead process back; `running` names the one that it died in.
+def rescue(connection: Connection, worker_id: str, *, running: Sequence[str], error: str) -> int:
+    """Take the started tasks of a dead process back; `running` names those that it died in.
 
     `error` is the record of the crash, as JSON text. Return how many tasks were moved.
     """
-    parameters = {"worker": worker_id, "id": running or NO_TASK, "error": error}
+    parameters = {"worker": worker_id, "ids": array(list(running)), "error": error}
     with connection.transaction():
         condemned = connection.execute(CONDEMN, {**parameters, "limit": MAX_CRASHES})
         rescued = connection.execute(RESCUE, parameters)

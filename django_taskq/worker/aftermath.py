@@ -15,7 +15,7 @@ from django_taskq.serialization import class_path, error_record
 from django_taskq.task import find
 from django_taskq.transitions import presence, rescue
 from django_taskq.worker import store
-from django_taskq.worker.executor import retry_delay, run_of_row
+from django_taskq.worker.executor import overdue_error, retry_delay, run_of_row
 from django_taskq.worker.record import Holdings
 
 
@@ -31,8 +31,8 @@ class Death:
     held: Holdings
     # "timeout" or "stop" if its supervisor killed it.
     killed_for: str
-    # The task that ran when it was killed for the hard time limit.
-    overdue: str | None = None
+    # What ran when it was killed for a hard time limit, and was over it.
+    overdue: tuple[str, ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -40,13 +40,13 @@ class Death:
 
         A task may call os._exit(0): that is a crash all the same.
         """
-        return self.status == 0 and self.held.running is None
+        return self.status == 0 and not self.held.running
 
     @property
     def reason(self) -> str:
         """Return how it died, in words."""
         if self.status is None:
-            return "died with its nursery"
+            return "is given up" if self.killed_for else "died with its nursery"
         if self.status >= 0:
             return f"exited with {self.status}"
         try:
@@ -65,7 +65,7 @@ class Death:
             self.pid,
             self.reason,
             why.get(self.killed_for, ""),
-            f" while it ran task {self.held.running}" if self.held.running else "",
+            f" while it ran task {', '.join(self.held.running)}" if self.held.running else "",
         )
 
 
@@ -107,14 +107,15 @@ class Aftermath:
     def _settle_death(self, connection: Connection, death: Death) -> None:
         held = death.held
         rescue.give_back(connection, death.worker_id, kept=held.started)
-        blamed = held.running
-        # The overdue task may have ended at the last moment, and another one started.
-        if blamed is not None and blamed == death.overdue:
-            self._end_overdue(connection, death, blamed)
-        if death.killed_for or death.is_clean or death.status is None:
-            blamed = None
-        if blamed is not None:
-            self._name_blamed(connection, death, blamed)
+        # An overdue task may have ended at the last moment, and another one started.
+        for task_id in held.running:
+            if task_id in death.overdue:
+                self._end_overdue(connection, death, task_id)
+        is_accident = not (death.killed_for or death.is_clean or death.status is None)
+        # Of several only one is guilty; who is blamed twice runs alone, which shows it.
+        blamed = held.running if is_accident else ()
+        for task_id in blamed:
+            self._name_blamed(connection, death, task_id)
         error = error_record(
             class_path=class_path(TaskCrashed),
             message=f"The process that ran the task {death.reason}.",
@@ -142,7 +143,7 @@ class Aftermath:
         if row is None or task is None:
             return
         run = run_of_row(task, row.options)
-        error = HardTimeLimit(f"The task was killed after its timeout of {run.timeout:g} s.")
+        error = overdue_error(run)
         record = error_record(
             class_path=class_path(HardTimeLimit),
             message=str(error),

@@ -20,6 +20,7 @@ from django_taskq.worker.fork import Nursery, NurseryDied
 from django_taskq.worker.nursery import kill_group
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Record, SharedMemory
+from django_taskq.worker.solo import SoloNursery
 
 # Seconds between looks at busy children.
 _WATCH = 0.25
@@ -29,6 +30,8 @@ _STUCK = 1.0
 _TOO_SOON, _PAUSE = 1.0, 1.0
 # A nursery that is killed before it is ready (for its memory, say) is started so often in all.
 _NURSERY_STARTS = 5
+# Children that may be on their way out with a task that hangs, beside the one that runs tasks.
+_SPARE = 3
 
 
 @dataclass
@@ -49,17 +52,23 @@ class Slot:
     fork_not_before: float = 0.0
     # "timeout" or "stop", once we have killed it.
     killed_for: str = ""
-    # What ran when we killed it for its hard time limit.
-    overdue: str | None = None
+    # What ran, over its hard time limit, when we killed it for that.
+    overdue: tuple[str, ...] = ()
 
 
 class Children:
     """A nursery and what it brought up."""
 
-    def __init__(self, options: WorkerOptions, parent_id: str) -> None:
+    def __init__(
+        self, options: WorkerOptions, parent_id: str, solo: SoloNursery | None = None
+    ) -> None:
         self.options = options
+        # Takes the place of a nursery where everything is one process.
+        self.solo = solo
         self.parent_id = parent_id
-        memory = SharedMemory.create(options.concurrency)
+        # A child whose task hangs may take long to end: its replacement needs a slot of its own.
+        spare = _SPARE if options.places else 0
+        memory = SharedMemory.create(options.children + spare, options.places)
         self.memory = memory
         self.budget = memory.budget
         self.budget.create(options.max_tasks or -1)
@@ -69,7 +78,7 @@ class Children:
         # They ring it: "there is more work than I can take", "I am idle".
         self.bell_read, self.bell_write = _pipe()
         self.aftermath = Aftermath()
-        self.nursery: Nursery | None = None
+        self.nursery: Nursery | SoloNursery | None = None
         self._turn = 0
 
     # --- the nursery -----------------------------------------------------------------------------
@@ -79,7 +88,7 @@ class Children:
         keep = [self.memory.fd, self.bell_write, *(slot.read for slot in self.slots)]
         threads: list[str] | None = None
         for attempt in count(1):
-            self.nursery = Nursery(keep)
+            self.nursery = self.solo or Nursery(keep)
             try:
                 threads = self.nursery.wait_until_ready(stop)
                 break
@@ -103,7 +112,9 @@ class Children:
             if "started" in message:
                 self.slots[message["slot"]].pid = message["started"]
             elif "died" in message:
-                self._bury(self.slots[message["slot"]], message["status"])
+                slot = self.slots[message["slot"]]
+                if slot.worker_id:  # a solo worker's may have been given up on before
+                    self._bury(slot, message["status"])
             elif "lost" in message:
                 return False
         return True
@@ -123,12 +134,28 @@ class Children:
 
     def fill(self, connection: Connection, now: float) -> None:
         """Order a child for every empty place, and note the process ids of those forked."""
-        for slot in self.slots:
-            if not slot.worker_id and now >= slot.fork_not_before:
+        self._make_room()
+        for slot in self._vacant():
+            if now >= slot.fork_not_before:
                 self._fork(connection, slot, now)
-            elif slot.pid and not slot.pid_is_noted:
+        for slot in self.living():
+            if not slot.pid_is_noted:
                 slot.pid_is_noted = True
                 presence.set_pid(connection, id=slot.worker_id, pid=slot.pid)
+
+    def _vacant(self) -> list[Slot]:
+        """Return the slots to fork into: as many as children are missing."""
+        taken = [slot for slot in self.slots if slot.worker_id]
+        missing = self.options.children - sum(not slot.record.is_hung for slot in taken)
+        return [slot for slot in self.slots if not slot.worker_id][: max(0, missing)]
+
+    def _make_room(self) -> None:
+        """Kill the child that has hung for longest if there is no slot left for another."""
+        hung = [slot for slot in self.living() if slot.record.is_hung]
+        if len(hung) == len(self.slots) and not any(slot.killed_for for slot in hung):
+            oldest = min(hung, key=lambda slot: slot.forked_at)
+            worker_log.error("Child %d hangs and its place is needed.", oldest.number)
+            self._kill(oldest, "stop")
 
     def _fork(self, connection: Connection, slot: Slot, now: float) -> None:
         assert self.nursery is not None
@@ -176,9 +203,9 @@ class Children:
             death.log()
         self.aftermath.add(death)
         is_planned = death.is_clean and slot.record.is_retiring
-        if now - slot.forked_at < _TOO_SOON and held.running is None and not is_planned:
+        if now - slot.forked_at < _TOO_SOON and not held.running and not is_planned:
             slot.fork_not_before = now + _PAUSE
-        slot.worker_id, slot.pid, slot.killed_for, slot.overdue = "", 0, "", None
+        slot.worker_id, slot.pid, slot.killed_for, slot.overdue = "", 0, "", ()
 
     # --- watching --------------------------------------------------------------------------------
 
@@ -187,9 +214,10 @@ class Children:
         for slot in self.living():
             if slot.record.is_idle or slot.killed_for:
                 continue
-            if slot.record.deadline and now >= slot.record.deadline:
-                self._kill(slot, "timeout")
-            elif _is_stuck(slot.record, now):
+            if slot.record.must_be_killed(now):
+                if self.nursery is not None and self.nursery.may_be_killed():
+                    self._kill(slot, "timeout")
+            elif slot.record.is_stuck(now, _STUCK):
                 self._relieve(slot)
 
     def _relieve(self, slot: Slot) -> None:
@@ -202,12 +230,12 @@ class Children:
     def wake_at(self, now: float, *, filling: bool) -> float:
         """Return when to look at the children again at the latest, or to fill empty places."""
         moments = [float("inf")]
-        for slot in self.slots:
-            if filling and not slot.worker_id:
-                moments.append(max(now, slot.fork_not_before))
-            if slot.pid and not slot.record.is_idle:
+        if filling:
+            moments += [max(now, slot.fork_not_before) for slot in self._vacant()]
+        for slot in self.living():
+            if not slot.record.is_idle:
                 moments.append(now + _WATCH)
-                if slot.record.deadline and not slot.killed_for:
+                if slot.record.deadline > now and not slot.killed_for:
                     moments.append(slot.record.deadline)
         return min(moments)
 
@@ -223,7 +251,13 @@ class Children:
     @property
     def are_idle(self) -> bool:
         """Say whether every child is up and has nothing in hand."""
-        return all(slot.pid and slot.record.is_ready and slot.record.is_idle for slot in self.slots)
+        if self._vacant():
+            return False
+        return all(
+            slot.pid and slot.record.is_ready and slot.record.is_idle
+            for slot in self.slots
+            if slot.worker_id
+        )
 
     @property
     def claims(self) -> int:
@@ -232,16 +266,16 @@ class Children:
 
     def running(self, now: float) -> int:
         """Count the tasks that run."""
-        return sum(1 for slot in self.living() if slot.record.running_for(now))
+        return sum(slot.record.running for slot in self.living())
 
     # --- orders ----------------------------------------------------------------------------------
 
     def wake_one(self, order: str) -> bool:
-        """Tell one idle child that there is work; say whether there was one."""
+        """Tell one child that can take more that there is work; say whether there was one."""
         self._turn += 1  # one that cannot hear (it may be suspended) does not starve the others
         start = self._turn % len(self.slots)
         for slot in self.slots[start:] + self.slots[:start]:
-            if slot.pid and slot.record.is_idle and slot.record.is_ready:
+            if slot.pid and slot.record.is_hungry and slot.record.is_ready:
                 _order(slot, order)
                 return True
         return False
@@ -272,14 +306,9 @@ class Children:
 
     def _kill(self, slot: Slot, why: str) -> None:
         slot.killed_for = why
-        slot.overdue = slot.record.holdings().running if why == "timeout" else None
-        kill_group(slot.pid)
-
-
-def _is_stuck(record: Record, now: float) -> bool:
-    if record.running_for(now) >= _STUCK:
-        return bool(record.unstarted) or record.has_claim_under_way
-    return bool(record.unstarted) and record.silent_for(now) >= _STUCK
+        slot.overdue = slot.record.holdings().overdue if why == "timeout" else ()
+        assert self.nursery is not None
+        self.nursery.kill(slot.pid)
 
 
 def _order(slot: Slot, order: str) -> None:

@@ -45,7 +45,7 @@ def banner(options: WorkerOptions, facts: Mapping[str, object]) -> str:
     return (
         f"django_taskq {facts['version']} · Django {django.get_version()} · Python {python} · "
         f'db "{facts["database"]}" on PostgreSQL {facts["postgresql"]}\n'
-        f"worker {facts['host']}:{os.getpid()} · processes × {options.concurrency} · "
+        f"worker {facts['host']}:{os.getpid()} · {options.pool} × {options.concurrency} · "
         f"queues {queues}\n"
         f"{facts['tasks']} registered · {facts['waiting']} waiting · {until}"
     )

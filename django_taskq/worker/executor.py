@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from inspect import iscoroutinefunction
 from typing import Any
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 
 from django_taskq.carried import carrying, decode
 from django_taskq.events import is_heard
 from django_taskq.exceptions import (
     Cancel,
+    HardTimeLimit,
     Retry,
     Snooze,
+    SoftTimeLimit,
     TaskCancelled,
     TaskExpired,
     UnstorableResult,
@@ -53,6 +56,7 @@ class Run:
 
     task: Task[..., Any]
     func: Callable[..., Any]
+    is_async: bool
     takes_context: bool
     timeout: float | None
     soft_timeout: float | None
@@ -122,28 +126,30 @@ class Executor:
             worker=self.worker_id,
         )
 
+    def outcome_without_run(self, row: Claimed, run: Run | None) -> Outcome | None:
+        """Say what becomes of a row that is not to be started here and now; None: start it."""
+        if row.is_cancelled:
+            return self.cancel_unstarted(row)
+        if run is None:
+            return self.park_unknown(row)
+        return self.expire(row) if row.is_expired else None
+
     def execute(self, row: Claimed, run: Run, began: float) -> Outcome:
         """Run the task: the one place where anything that user code raises is caught."""
         try:
-            args = _loads(row.args) if row.args != "[]" else ()
-            kwargs = _loads(row.kwargs) if row.kwargs != "{}" else {}
-            if run.takes_context:
-                args = (self._task_context(row, run), *args)
+            args, kwargs = self._arguments(row, run)
             if self._started_heard:
                 self._send(task_started, row, run, TaskStatus.RUNNING)
-            func = run.func if row.headers is None else carrying(run.func, row.headers)
+            # In a context of its own: what a task sets, the next does not see.
             if run.soft_timeout:
-                self.arm(run.soft_timeout)
-            try:
-                # In a context of its own: what a task sets, the next does not see.
+                value = self._call_within(run.soft_timeout, row, run, args, kwargs)
+            else:
+                func = run.func if row.headers is None else carrying(run.func, row.headers)
                 value = contextvars.Context().run(func, *args, **kwargs)
-            finally:
-                if run.soft_timeout:
-                    self.disarm()
-            text = self._storable(run, value) if run.store_result else None
+            outcome: Outcome = self._completed(row, run, value, began)
             if self._success_heard:
                 self._send(task_finished, row, run, TaskStatus.SUCCESSFUL, value=value)
-            return Completed(row.id, row.claim, text, began, time.monotonic())
+            return outcome
         # SystemExit and KeyboardInterrupt too: a task must not end the process, and the worker
         # itself is never stopped by an exception.
         except BaseException as error:
@@ -151,6 +157,69 @@ class Executor:
             if self._failure_heard and isinstance(outcome, Failed | Cancelled):
                 self._send(task_finished, row, run, TaskStatus.FAILED, error=outcome.error)
             return outcome
+
+    async def execute_async(self, row: Claimed, run: Run, began: float) -> Outcome:
+        """Do what `execute` does with an `async def` task, on the running loop.
+
+        Called in a context of its own. Whoever hears Django's signals may use the database, and so
+        hears them in a thread.
+        """
+        try:
+            args, kwargs = self._arguments(row, run)
+            if self._started_heard:
+                await sync_to_async(self._send)(task_started, row, run, TaskStatus.RUNNING)
+            func = run.task.func
+            if row.headers is not None:
+                func = carrying(func, row.headers)
+            if run.soft_timeout:
+                value = await _await_within(run.soft_timeout, func, args, kwargs)
+            else:
+                value = await func(*args, **kwargs)
+            outcome: Outcome = self._completed(row, run, value, began)
+            if self._success_heard:
+                await sync_to_async(self._send)(
+                    task_finished, row, run, TaskStatus.SUCCESSFUL, value=value
+                )
+            return outcome
+        except BaseException as error:
+            outcome = self._decide(row, run, error, began)
+            if self._failure_heard and isinstance(outcome, Failed | Cancelled):
+                await sync_to_async(self._send)(
+                    task_finished, row, run, TaskStatus.FAILED, error=outcome.error
+                )
+            return outcome
+
+    def overdue(self, row: Claimed, run: Run, began: float) -> Outcome:
+        """Say what becomes of a task that has not ended within its hard time limit."""
+        return self._decide(row, run, overdue_error(run), began)
+
+    def _arguments(self, row: Claimed, run: Run) -> tuple[Sequence[Any], dict[str, Any]]:
+        args = _loads(row.args) if row.args != "[]" else ()
+        kwargs = _loads(row.kwargs) if row.kwargs != "{}" else {}
+        if run.takes_context:
+            args = (self._task_context(row, run), *args)
+        return args, kwargs
+
+    def _call_within(
+        self, seconds: float, row: Claimed, run: Run, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call the task's function; after so many seconds SoftTimeLimit is raised in it."""
+        context = contextvars.Context()
+        func = run.task.func
+        if row.headers is not None:
+            func = carrying(func, row.headers)
+        if run.is_async:
+            # Its loop runs in a thread of its own, where no alarm would reach it.
+            return context.run(async_to_sync(_await_within), seconds, func, args, kwargs)
+        self.arm(seconds)
+        try:
+            return context.run(func, *args, **kwargs)
+        finally:
+            self.disarm()
+
+    def _completed(self, row: Claimed, run: Run, value: Any, began: float) -> Completed:
+        text = self._storable(run, value) if run.store_result else None
+        return Completed(row.id, row.claim, text, began, time.monotonic())
 
     def _storable(self, run: Run, value: Any) -> str:
         if value is None:
@@ -239,6 +308,25 @@ class Executor:
         )
 
 
+async def _await_within(
+    seconds: float, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
+    """Await a function; after so many seconds it is cancelled, and SoftTimeLimit raised."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await func(*args, **kwargs)
+    except TimeoutError:
+        if limit.expired():
+            raise SoftTimeLimit from None
+        raise
+
+
+def overdue_error(run: Run) -> HardTimeLimit:
+    """Return the error of a task that has not ended within its hard time limit."""
+    return HardTimeLimit(f"The task was killed after its timeout of {run.timeout:g} s.")
+
+
 def retry_delay(
     run: Run, attempt: int, max_attempts: int | None, error: BaseException
 ) -> float | None:
@@ -267,10 +355,11 @@ def run_of_row(task: Task[..., Any], options: str | None) -> Run:
 
 
 def _run_of(task: Task[..., Any]) -> Run:
-    func = async_to_sync(task.func) if iscoroutinefunction(task.func) else task.func
+    is_async = iscoroutinefunction(task.func)
     return Run(
         task=task,
-        func=func,
+        func=async_to_sync(task.func) if is_async else task.func,
+        is_async=is_async,
         takes_context=task.takes_context,
         timeout=task.timeout,
         soft_timeout=task.soft_timeout,
@@ -281,10 +370,8 @@ def _run_of(task: Task[..., Any]) -> Run:
 
 def _with_options(run: Run, text: str) -> Run:
     options = _loads(text)
-    return Run(
-        task=run.task,
-        func=run.func,
-        takes_context=run.takes_context,
+    return replace(
+        run,
         timeout=options.get("timeout", run.timeout),
         soft_timeout=options.get("soft_timeout", run.soft_timeout),
         store_result=options.get("store_result", run.store_result),

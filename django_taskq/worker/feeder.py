@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import random
 import select
 import threading
@@ -31,6 +30,7 @@ from django_taskq.worker import store
 from django_taskq.worker.console import TaskLines
 from django_taskq.worker.lanes import Lanes, Look, QueueChoice
 from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.pools import Batch, Dropped, Pool
 from django_taskq.worker.record import Budget, Record
 
 # Keep about this many seconds of work claimed, and never more tasks than that.
@@ -48,20 +48,9 @@ _LOOK_BEHIND_OTHERS = 0.05
 _SWEEP_SOON, _SWEEP_SOON_FOR, _SWEEP = 5.0, 60.0, 60.0
 # Progress is stored at most so often.
 _REPORT_EVERY = 0.2
+# The longest that a process that ends at once waits for its outcomes to be stored.
+_FLUSH = 5.0
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
-
-
-class Batch(NamedTuple):
-    """Claimed tasks on their way to the main thread, and the epoch they were claimed under."""
-
-    epoch: int
-    rows: list[Claimed]
-
-
-class Dropped(NamedTuple):
-    """Tasks that the main thread will not start: taken away, or the worker stops."""
-
-    rows: list[Claimed]
 
 
 class Feeder(threading.Thread):
@@ -73,7 +62,7 @@ class Feeder(threading.Thread):
         *,
         record: Record,
         budget: Budget,
-        inbox: queue.SimpleQueue[Batch | None],
+        pool: Pool,
         outbox: deque[Outcome | Dropped],
         worker_id: str,
         slot: int,
@@ -84,7 +73,7 @@ class Feeder(threading.Thread):
         self.options = options
         self.record = record
         self.budget = budget
-        self.inbox = inbox
+        self.pool = pool
         self.outbox = outbox
         self.worker_id = worker_id
         self.slot = slot
@@ -142,14 +131,25 @@ class Feeder(threading.Thread):
         if self.is_waiting:
             self.nudge()
 
-    def retire(self, why: str) -> None:
+    def retire(self, why: str, *, is_hung: bool = False) -> None:
         """Claim nothing more: the child ends with what it has in hand, and is replaced.
 
-        `why` completes "Child 3 ends …" in the log. Callable in any thread.
+        `why` completes "Child 3 ends …" in the log; `is_hung`: the replacement does not wait for
+        that end. Callable in any thread.
         """
         if not self.retiring_for:
             self.retiring_for = why
+        if is_hung:
+            self.record.say_retiring(is_hung=True)
+            self._ring("r")
+        self.nudge()
+
+    def flush(self) -> None:
+        """Wait until what is in the outbox is stored, but not for long: the process ends."""
+        deadline = time.monotonic() + _FLUSH
+        while (self.outbox or self._unsent) and time.monotonic() < deadline:
             self.nudge()
+            time.sleep(0.01)
 
     def end(self) -> None:
         """Say that no more outcomes come, and wait until all are stored."""
@@ -221,17 +221,25 @@ class Feeder(threading.Thread):
             return 0
         if not self.lanes.current and not self._look_is_due(now):
             return 0
-        if self._suspect_waits or self._alone or self.record.running_for(now) > _LONG:
+        if self._suspect_waits or self._alone:
             return 0
-        target = 1
-        if self._run_time is not None:
-            target = max(1, min(_MOST, int(_PREFETCH / max(self._run_time, 1e-6))))
-        held = self.record.unstarted + (1 if self.record.running_for(now) else 0)
+        if self.pool.size == 1 and self.record.running_for(now) > _LONG:
+            return 0
+        size = self.pool.size
+        held = self.record.unstarted + self.pool.busy
+        target = size + self._ahead(size, now)
         room = target - held
-        # A claim should be worth its trip, the more so when it needs one of its own.
-        if room * (4 if self._unsent else 2) <= target:
+        # A claim should be worth its trip, the more so when it needs one of its own; but nothing
+        # that could run a task is left without one.
+        if room * (4 if self._unsent else 2) <= target and held >= size:
             return 0
-        return min(room, self._rest_of_life or room)
+        return max(0, min(room, self._rest_of_life or room))
+
+    def _ahead(self, size: int, now: float) -> int:
+        """Return how many tasks to have claimed beside those that run: what starts in 50 ms."""
+        if self._run_time is None or (size > 1 and not self.record.has_moved(now)):
+            return 0
+        return max(0, min(_MOST, int(size * _PREFETCH / max(self._run_time, 1e-6))) - 1)
 
     @property
     def _rest_of_life(self) -> int:
@@ -370,7 +378,7 @@ class Feeder(threading.Thread):
             return 0
         if rows:
             self._in_hand.update(zip(ids, rows, strict=True))
-            self.inbox.put(Batch(claiming.epoch, rows))
+            self.pool.put(Batch(claiming.epoch, rows))
         return len(rows)
 
     def _after_woken_claim(self, was_full: bool) -> None:
@@ -414,7 +422,7 @@ class Feeder(threading.Thread):
         if rows and self.record.accept(epoch, [rows[0].id]):
             self._alone = rows[0].id
             self._in_hand[rows[0].id] = rows[0]
-            self.inbox.put(Batch(epoch, rows))
+            self.pool.put(Batch(epoch, rows))
         else:
             self.budget.put_back(1)
             self._forget_claim()
@@ -439,8 +447,9 @@ class Feeder(threading.Thread):
         if self.retiring_for and not self._is_leaving:
             self._has_retired = True
             self.record.say_idle(False)  # nobody is to wake it
-            self.record.say_retiring()
-            self.inbox.put(None)
+            if not self.record.is_retiring:
+                self.record.say_retiring()
+            self.pool.put(None)
             worker_log.info("Child %d ends %s.", self.slot, self.retiring_for)
 
     # --- giving back -----------------------------------------------------------------------------
@@ -498,14 +507,24 @@ class Feeder(threading.Thread):
         """Sleep until there is an outcome, an order, or something is due."""
         self.is_waiting = True
         if not self.outbox and not self._main_ended:
-            idle = not self._in_hand and not self.lanes.current and self._look_at is None
-            if idle and not self._is_leaving and not self.record.is_idle:
-                self.record.say_idle(True)
-                self._ring("i")
+            if not self._is_leaving:
+                self._say_how_it_is()
             self._read_orders(self._sleep_for(now))
         elif self._main_ended and self._is_leaving:
             self._read_orders(0.01)
         self.is_waiting = False
+
+    def _say_how_it_is(self) -> None:
+        """Say whether more could run here than is known of, and whether nothing runs at all."""
+        record, pool = self.record, self.pool
+        is_hungry = not self.lanes.current and self._look_at is None
+        if is_hungry and not self._in_hand:
+            if not record.is_idle:
+                record.say_idle(True)
+                self._ring("i")
+        elif is_hungry and not record.is_hungry and record.unstarted + pool.busy < pool.size:
+            record.say_hungry()
+            self._ring("i")
 
     def _sleep_for(self, now: float) -> float | None:
         moments = []
@@ -540,7 +559,7 @@ class Feeder(threading.Thread):
             case "s":  # stop
                 if not self.stopping:
                     self.stopping = True
-                    self.inbox.put(None)
+                    self.pool.put(None)
 
     # --- the connection --------------------------------------------------------------------------
 

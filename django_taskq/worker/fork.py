@@ -14,7 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from django_taskq.db import database_names
-from django_taskq.worker.nursery import DATABASE_NAMES
+from django_taskq.worker.nursery import DATABASE_NAMES, kill_group
 
 
 class NurseryFailed(Exception):
@@ -82,16 +82,16 @@ class Nursery:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Read what the nursery says; {"lost": True} when it is gone."""
-        try:
-            received = self.socket.recv(65536)
-        except ConnectionError:
-            received = b""
-        if not received:
-            yield {"lost": True}
-            return
-        *lines, self._buffer = (self._buffer + received).split(b"\n")
-        for line in lines:
-            yield json.loads(line)
+        lines, self._buffer = read_lines(self.socket, self._buffer)
+        yield from lines
+
+    def kill(self, pid: int) -> None:
+        """Kill a child and whatever its task has started."""
+        kill_group(pid)
+
+    def may_be_killed(self) -> bool:
+        """Say whether time limits count; a debugger may keep them from that in other pools."""
+        return True
 
     def close(self) -> None:
         """End the nursery, and its children with it; wait until it is gone."""
@@ -101,3 +101,15 @@ class Nursery:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def read_lines(end: socket.socket, buffer: bytes) -> tuple[list[dict[str, Any]], bytes]:
+    """Read the JSON lines that have arrived, and the rest; {"lost": True} at the end of it all."""
+    try:
+        received = end.recv(65536)
+    except ConnectionError:
+        received = b""
+    if not received:
+        return [{"lost": True}], buffer
+    *lines, rest = (buffer + received).split(b"\n")
+    return [json.loads(line) for line in lines], rest

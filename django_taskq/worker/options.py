@@ -16,7 +16,9 @@ class WorkerOptions:
     # Names and globs, in order of preference; none is all queues.
     queues: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
-    # How many children run tasks.
+    # Where tasks run: "processes", "threads", "asyncio" or "solo".
+    pool: str = "processes"
+    # How many tasks run at once: in so many children, or in one child.
     concurrency: int = 1
     # Stop when nothing is due.
     burst: bool = False
@@ -34,6 +36,16 @@ class WorkerOptions:
     # 0: warnings only; 1: a line per task; 2: also one when a task starts.
     verbosity: int = 1
     color: bool = False
+
+    @property
+    def places(self) -> int:
+        """Return how many tasks each child runs at once; 0 if it runs one after the other."""
+        return self.concurrency if self.pool in ("threads", "asyncio") else 0
+
+    @property
+    def children(self) -> int:
+        """Return how many processes run tasks."""
+        return self.concurrency if self.pool == "processes" else 1
 
     def to_json(self) -> str:
         """Write the options for another process."""

@@ -20,6 +20,7 @@ import mmap
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _c = ctypes.PyDLL(None, use_errno=False)  # keeps the GIL: for calls that do not block
@@ -29,13 +30,20 @@ _ID_LENGTH = 36
 # More than a feeder ever has in hand: its prefetch, what runs, and outcomes on their way.
 _RING = 2048
 # Offsets in 8-byte words. The mutex gets 128 bytes: the largest known pthread_mutex_t has 64.
-_EPOCH, _CLAIMED, _STARTED, _IDLE, _TICKS, _READY, _RETIRING = 16, 17, 18, 19, 20, 21, 22
-_RUNNING_SINCE, _DEADLINE, _TICKED_AT = 24, 25, 26
+_EPOCH, _CLAIMED, _STARTED, _IDLE, _HUNGRY, _READY, _RETIRING = 16, 17, 18, 19, 20, 21, 22
+_RUNNING_SINCE, _DEADLINE, _TICKED_AT, _MOVED_AT = 24, 25, 26, 27
 _TOKEN = 32 * 8  # a text of 36 bytes, or NULs
 _RING_AT = 40 * 8
-_SLOT_SIZE = _RING_AT + _RING * _ID_LENGTH
-_SLOT_SIZE += -_SLOT_SIZE % 4096
+# Behind the ring, for pools that run several tasks at once: a place per executor, which says what
+# runs there (its id), since when, and when its time is over.
+_PLACES_AT = _RING_AT + _RING * _ID_LENGTH
+_PLACES_AT += -_PLACES_AT % 64
+_PLACE_SIZE, _PLACE_ID = 64, 16
 _HEADER_SIZE = 4096
+# Tasks flow while one was claimed or started within so many seconds.
+_FLOWING = 0.25
+# A child that enforces time limits itself is killed when it has not moved for so many seconds.
+_MUTE = 5.0
 _PERMITS = 16
 
 
@@ -91,18 +99,20 @@ class Mutex:
 class Holdings:
     """What a child held at one moment."""
 
-    # Started, the last one perhaps running; the oldest of them have ended long ago.
+    # Started, some of them perhaps running; the oldest of them have ended long ago.
     started: list[str]
     unstarted: list[str]
-    # The task that runs, if one does.
-    running: str | None
+    # The tasks that run.
+    running: tuple[str, ...]
+    # Those of them whose hard time limit is over.
+    overdue: tuple[str, ...] = ()
 
 
 class Record:
     """One child's record. The child writes it; its supervisor reads it and raises the epoch."""
 
-    def __init__(self, memory: mmap.mmap, base: int, offset: int) -> None:
-        view = memoryview(memory)[offset : offset + _SLOT_SIZE]
+    def __init__(self, memory: mmap.mmap, base: int, offset: int, places: int) -> None:
+        view = memoryview(memory)[offset : offset + _slot_size(places)]
         self._bytes = view
         self._words = view[:_TOKEN].cast("q")
         self._moments = view[:_TOKEN].cast("d")
@@ -111,6 +121,7 @@ class Record:
     def reset(self) -> None:
         """Make the slot ready for a new child."""
         self._bytes[:_RING_AT] = bytes(_RING_AT)
+        self._bytes[_PLACES_AT:] = bytes(len(self._bytes) - _PLACES_AT)
         self._lock.create()
         self._moments[_TICKED_AT] = time.monotonic()
 
@@ -150,6 +161,7 @@ class Record:
         if allowed and ids:
             self._write_ids(self._words[_CLAIMED], ids)
             self._words[_CLAIMED] += len(ids)
+            self._moments[_MOVED_AT] = time.monotonic()
         self._lock.release()
         return allowed
 
@@ -158,16 +170,23 @@ class Record:
         self._moments[_TICKED_AT] = time.monotonic()
 
     def say_idle(self, idle: bool) -> None:
-        """Say whether there is nothing claimed, running or unsent."""
-        self._words[_IDLE] = idle
+        """Say whether there is nothing claimed, running or unsent: then it is hungry, too."""
+        self._words[_IDLE] = self._words[_HUNGRY] = idle
+
+    def say_hungry(self) -> None:
+        """Say that more could run here, and nothing is known that could be claimed."""
+        self._words[_HUNGRY] = 1
 
     def say_ready(self) -> None:
         """Say that the child has come up."""
         self._words[_READY] = 1
 
-    def say_retiring(self) -> None:
-        """Say that the child claims no more, and ends by itself after what it has in hand."""
-        self._words[_RETIRING] = 1
+    def say_retiring(self, *, is_hung: bool = False) -> None:
+        """Say that the child claims no more, and ends by itself after what it has in hand.
+
+        `is_hung`: that may take long or for ever, so that the next one must not wait for it.
+        """
+        self._words[_RETIRING] = 2 if is_hung else 1
 
     # --- both sides --------------------------------------------------------------------------
 
@@ -190,6 +209,10 @@ class Record:
         return bool(self._words[_IDLE])
 
     @property
+    def is_hungry(self) -> bool:
+        return bool(self._words[_HUNGRY])
+
+    @property
     def is_ready(self) -> bool:
         return bool(self._words[_READY])
 
@@ -197,10 +220,29 @@ class Record:
     def is_retiring(self) -> bool:
         return bool(self._words[_RETIRING])
 
+    @property
+    def is_hung(self) -> bool:
+        return self._words[_RETIRING] == 2
+
     def running_for(self, now: float) -> float:
         """Return the seconds that the running task has run; 0 when none does."""
         since = self._moments[_RUNNING_SINCE]
         return now - since if since else 0.0
+
+    @property
+    def running(self) -> int:
+        """Count the tasks that run."""
+        return 1 if self._moments[_RUNNING_SINCE] else 0
+
+    def is_stuck(self, now: float, seconds: float) -> bool:
+        """Say whether claimed tasks wait that will not start for a while, or cannot be freed."""
+        if self.running_for(now) >= seconds:
+            return bool(self.unstarted) or self.has_claim_under_way
+        return bool(self.unstarted) and self.silent_for(now) >= seconds
+
+    def has_moved(self, now: float) -> bool:
+        """Say whether tasks were claimed or started just now: work is flowing."""
+        return now - self._moments[_MOVED_AT] < _FLOWING
 
     def silent_for(self, now: float) -> float:
         """Return the seconds since the feeder last ticked."""
@@ -210,6 +252,10 @@ class Record:
     def deadline(self) -> float:
         """Return when the running task's hard time limit is over; 0 when there is none."""
         return self._moments[_DEADLINE] if self._moments[_RUNNING_SINCE] else 0.0
+
+    def must_be_killed(self, now: float) -> bool:
+        """Say whether a hard time limit is over that only the process's death can enforce."""
+        return bool(self.deadline) and now >= self.deadline
 
     def take_unstarted(self) -> Holdings | None:
         """Take away what has not started; None if the lock cannot be had within 100 ms.
@@ -228,12 +274,23 @@ class Record:
 
     def holdings(self) -> Holdings:
         """Read what the child holds; without the lock, for a child that has been reaped."""
+        started, unstarted = self._in_ring()
+        running = (started[-1],) if started and self._moments[_RUNNING_SINCE] else ()
+        return Holdings(started, unstarted, running, running if self.is_overdue else ())
+
+    @property
+    def is_overdue(self) -> bool:
+        """Say whether a hard time limit is over."""
+        deadline = self.deadline
+        return bool(deadline) and time.monotonic() >= deadline
+
+    def _in_ring(self) -> tuple[list[str], list[str]]:
+        """Return the ids of the tasks that have started, and of those that have not."""
         claimed, started = self._words[_CLAIMED], self._words[_STARTED]
         first = max(0, claimed - _RING)
         ids = self._read_ids(first, claimed)
-        begun = ids[: max(0, started - first)]
-        running = begun[-1] if begun and self._moments[_RUNNING_SINCE] else None
-        return Holdings(begun, ids[len(begun) :], running)
+        begun = max(0, started - first)
+        return ids[:begun], ids[begun:]
 
     @property
     def has_claim_under_way(self) -> bool:
@@ -254,6 +311,94 @@ class Record:
             at = _RING_AT + count % _RING * _ID_LENGTH
             ids.append(bytes(self._bytes[at : at + _ID_LENGTH]).decode())
         return ids
+
+
+class ParallelRecord(Record):
+    """The record of a child that runs several tasks at once, each in a place of its own.
+
+    Tasks start in the order in which they were claimed here too. Where each runs stands in a table,
+    with its id: one that runs for long outlives its entry in the ring.
+    """
+
+    def __init__(self, memory: mmap.mmap, base: int, offset: int, places: int) -> None:
+        super().__init__(memory, base, offset, places)
+        self.places = places
+        self._table = self._bytes[_PLACES_AT:].cast("d")
+
+    def start_in(self, place: int, epoch: int, id: str, now: float, deadline: float) -> bool:
+        """Count the next claimed task as started; refuse if it has been taken away meanwhile.
+
+        Only one thread at a time may call it: the one that has taken the next task.
+        """
+        words, lock, at = self._words, self._lock, _PLACES_AT + place * _PLACE_SIZE + _PLACE_ID
+        lock.acquire()
+        allowed = words[_EPOCH] == epoch
+        if allowed:
+            words[_STARTED] += 1
+            self._moments[_MOVED_AT] = now
+            self._bytes[at : at + _ID_LENGTH] = id.encode()
+            self._table[place * 8 + 1] = deadline
+            self._table[place * 8] = now
+        lock.release()
+        return allowed
+
+    def end_in(self, place: int) -> None:
+        """Say that the task of a place has ended."""
+        self._table[place * 8] = 0.0
+
+    def end_all(self) -> None:
+        """Say so of all: the process is about to end, and none of them is to blame."""
+        for place in range(self.places):
+            self.end_in(place)
+
+    def running_for(self, now: float) -> float:
+        """Return the seconds that the oldest running task has run; 0 when none does."""
+        since = [at for at in self._table[::8] if at]
+        return now - min(since) if since else 0.0
+
+    @property
+    def running(self) -> int:
+        """Count the tasks that run."""
+        return sum(1 for at in self._table[::8] if at)
+
+    def is_stuck(self, now: float, seconds: float) -> bool:
+        """Say whether claimed tasks wait and none has started for a while."""
+        if now - self._moments[_MOVED_AT] < seconds:
+            return False
+        return bool(self.unstarted) or (
+            self.has_claim_under_way and self.silent_for(now) >= seconds
+        )
+
+    def must_be_killed(self, now: float) -> bool:
+        """Say whether a hard time limit is over, and the child itself cannot act on it."""
+        deadline = self.deadline
+        return bool(deadline) and now >= deadline + _MUTE and self.silent_for(now) >= _MUTE
+
+    @property
+    def deadline(self) -> float:
+        """Return when the first hard time limit is over; 0 when there is none."""
+        ends = [end for since, end in self._limits() if since and end]
+        return min(ends, default=0.0)
+
+    def holdings(self) -> Holdings:
+        """Read what the child holds; without the lock, for a child that has been reaped."""
+        started, unstarted = self._in_ring()
+        now = time.monotonic()
+        running, overdue = [], []
+        for place, (since, end) in enumerate(self._limits()):
+            if since:
+                at = _PLACES_AT + place * _PLACE_SIZE + _PLACE_ID
+                id = bytes(self._bytes[at : at + _ID_LENGTH]).decode()
+                running.append(id)
+                if end and now >= end:
+                    overdue.append(id)
+        seen = set(started)
+        started += [id for id in running if id not in seen]
+        return Holdings(started, unstarted, tuple(running), tuple(overdue))
+
+    def _limits(self) -> Iterator[tuple[float, float]]:
+        table = self._table
+        return zip(table[0 : self.places * 8 : 8], table[1 : self.places * 8 : 8], strict=True)
 
 
 class Budget:
@@ -294,19 +439,29 @@ class Budget:
 class SharedMemory:
     """The memory of one worker: its budget and a record per child."""
 
-    def __init__(self, fd: int, children: int) -> None:
+    def __init__(self, fd: int, children: int, places: int = 0) -> None:
         self.fd = fd
-        self._memory = mmap.mmap(fd, _HEADER_SIZE + children * _SLOT_SIZE)
+        size = _slot_size(places)
+        self._memory = mmap.mmap(fd, _HEADER_SIZE + children * size)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.budget = Budget(self._memory, base)
+        kind = ParallelRecord if places else Record
         self.records = [
-            Record(self._memory, base, _HEADER_SIZE + slot * _SLOT_SIZE) for slot in range(children)
+            kind(self._memory, base, _HEADER_SIZE + slot * size, places) for slot in range(children)
         ]
 
     @classmethod
-    def create(cls, children: int) -> SharedMemory:
-        """Make the memory: a file without a name, that its processes inherit."""
+    def create(cls, children: int, places: int = 0) -> SharedMemory:
+        """Make the memory: a file without a name, that its processes inherit.
+
+        `places` is how many tasks a child runs at once; 0 makes records of one task at a time.
+        """
         with tempfile.TemporaryFile(prefix="django_taskq-") as file:
             fd = os.dup(file.fileno())
-        os.ftruncate(fd, _HEADER_SIZE + children * _SLOT_SIZE)
-        return cls(fd, children)
+        os.ftruncate(fd, _HEADER_SIZE + children * _slot_size(places))
+        return cls(fd, children, places)
+
+
+def _slot_size(places: int) -> int:
+    size = _PLACES_AT + places * _PLACE_SIZE
+    return size + -size % 4096

@@ -35,12 +35,17 @@ class StopSignals:
         self._write.close()
 
     def drain(self) -> None:
-        """Read what woke us."""
+        """Read what woke us: the numbers of the signals that arrived, a byte each.
+
+        They are counted here and not by the handler, which runs in the main thread: with the pool
+        `solo`, that runs tasks.
+        """
         try:
-            while self.wake.recv(4096):
-                pass
+            while received := self.wake.recv(4096):
+                self.count += sum(1 for number in received if number in _GRACEFUL)
+                self.count += sum(2 for number in received if number in _NOW)
         except BlockingIOError:
             pass
 
     def _note(self, number: int, frame: object) -> None:
-        self.count += 2 if number in _NOW else 1
+        """Do nothing; without a handler Python would not write to `wake`."""

@@ -26,6 +26,7 @@ from django_taskq.worker.console import banner
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.signals import StopSignals
+from django_taskq.worker.solo import SoloNursery
 from django_taskq.worker.store import brief
 
 # Seconds between looks for work, and between beats.
@@ -43,14 +44,17 @@ EXIT_OK, EXIT_ERROR, EXIT_NO_DATABASE = 0, 1, 75
 class Supervisor:
     """One worker."""
 
-    def __init__(self, options: WorkerOptions, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, options: WorkerOptions, say: Callable[[str], None], solo: SoloNursery | None = None
+    ) -> None:
         self.options = options
         # Writes a line to the terminal.
         self.say = say
         self.id = str(uuid4())
         self.choice = QueueChoice(options.queues, options.excluded)
         self.signals = StopSignals()
-        self.children = Children(options, self.id)
+        self.solo = solo
+        self.children = Children(options, self.id, solo)
         self.exit_code = EXIT_OK
         # Set once a stop was asked for: when children that still live are killed.
         self._stop_until: float | None = None
@@ -59,6 +63,8 @@ class Supervisor:
         self._pause = _PAUSE_FIRST
         self._has_arrived = False
         self._tick_at = self._beat_at = 0.0
+        # There was work, and nobody to do it: the next who can take more is told at once.
+        self._has_missed_work = False
 
     # --- start and end ---------------------------------------------------------------------------
 
@@ -67,7 +73,8 @@ class Supervisor:
 
         Raise NurseryFailed if the project cannot be loaded.
         """
-        self.signals.install()
+        if self.solo is None:
+            self.signals.install()
         try:
             if self._wait_for_database() and self.children.start_nursery(self.signals.wake):
                 while not self._is_over():
@@ -75,7 +82,8 @@ class Supervisor:
             return self.exit_code
         finally:
             self._leave()
-            self.signals.restore()
+            if self.solo is None:
+                self.signals.restore()
 
     def _wait_for_database(self) -> bool:
         """Connect; a database that is down is waited for, but not for ever."""
@@ -127,7 +135,7 @@ class Supervisor:
                 "queues": list(self.options.queues),
                 "excluded": list(self.options.excluded),
                 "concurrency": self.options.concurrency,
-                "pool": "processes",
+                "pool": self.options.pool,
                 "version": __version__,
             },
         )
@@ -212,6 +220,10 @@ class Supervisor:
             self.signals.drain()
         if children.nursery.socket in readable and not children.hear_nursery():
             self._replace_nursery()
+        if self.solo is not None and self.solo.is_abandoned and not self._is_stopping:
+            worker_log.error("This worker ends, because its only process is in that task.")
+            self.exit_code = EXIT_ERROR
+            self._stop(grace=0.0)
         if children.bell_read in readable:
             self._answer_bell(os.read(children.bell_read, 4096).decode())
         if self._connection is not None and self._connection in readable:
@@ -281,7 +293,7 @@ class Supervisor:
         soon = min((tick.due_in for tick in served if tick.due_in is not None), default=_TICK)
         self._tick_at = time.monotonic() + min(_TICK, max(soon, _TICK_AGAIN))
         if is_due:
-            self.children.wake_one("w")
+            self._has_missed_work = not self.children.wake_one("w")
         if suspect_waits:
             self.children.wake_any("x")
         if not is_due and not suspect_waits:
@@ -295,7 +307,7 @@ class Supervisor:
             self._lose_connection(error)
             return
         if hints and not self._is_stopping:
-            self.children.wake_one("h")
+            self._has_missed_work = not self.children.wake_one("h")
             # What was enqueued for later than now is for the tick to know.
             self._tick_at = min(self._tick_at, time.monotonic() + _TICK_AFTER_HINT)
 
@@ -303,8 +315,8 @@ class Supervisor:
 
     def _answer_bell(self, news: str) -> None:
         """A child has found more than it can take, or has become idle."""
-        if "m" in news and not self._is_stopping:
-            self.children.wake_one("w")
+        if ("m" in news or self._has_missed_work) and not self._is_stopping:
+            self._has_missed_work = not self.children.wake_one("w")
         elif (self.options.burst or self.options.max_tasks) and self.children.are_idle:
             self._tick_at = 0.0  # is that all?
 

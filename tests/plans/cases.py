@@ -249,7 +249,7 @@ def _cases() -> list[Case]:
         )
 
     def rescued(connection: Any) -> object:
-        return rescue.rescue(connection, id_of("e", 1), running=mine[0], error=ERROR)
+        return rescue.rescue(connection, id_of("e", 1), running=[mine[0]], error=ERROR)
 
     # What a worker holds are few rows too.
     add("rescue.CONDEMN", rescued, LIVE_KEY, instead=WORKER)

@@ -75,14 +75,17 @@ def starter(url: str, directory: Path) -> Iterator[Starter]:
     with ExitStack() as running:
 
         def start_one(
-            *arguments: str, children: int = 2, ready: bool = True, **options: Any
+            *arguments: str,
+            children: int = 2,
+            pool: str = "processes",
+            ready: bool = True,
+            **options: Any,
         ) -> TaskWorker:
-            worker = TaskWorker(
-                ("-c", str(children), *arguments), url=url, directory=directory, **options
-            )
+            how = ("-P", pool) if pool == "solo" else ("-P", pool, "-c", str(children))
+            worker = TaskWorker((*how, *arguments), url=url, directory=directory, **options)
             running.callback(worker.stop)
             if ready:
-                worker.wait_until_ready(children)
+                worker.wait_until_ready(children if pool == "processes" else 1)
             return worker
 
         yield start_one

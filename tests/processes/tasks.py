@@ -6,6 +6,7 @@ a task has started, when, and in which process). A *gate* is a file for which a 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import ctypes
 import os
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.utils import timezone, translation
@@ -311,3 +313,99 @@ def look_around() -> dict[str, Any]:
         "in_atomic_block": connection.in_atomic_block,
         "groups": groups,
     }
+
+
+# --- coroutines ----------------------------------------------------------------------------------
+
+
+async def pass_gate_async(gate: str) -> None:
+    """Return when the gate is open, and let others run meanwhile."""
+    deadline = time.monotonic() + PATIENCE
+    while not Path(gate).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(gate)
+        await asyncio.sleep(0.005)
+
+
+@task
+async def note_async(ledger: str, tag: str, gate: str | None = None) -> int:
+    """Do what `note` does, as a coroutine."""
+    write(ledger, tag)
+    if gate is not None:
+        await pass_gate_async(gate)
+    return os.getpid()
+
+
+@task(soft_timeout=0.3)
+async def tidy_up_when_late_async(ledger: str) -> str:
+    """Wait too long, notice, and end by itself."""
+    try:
+        await asyncio.sleep(PATIENCE)
+    except asyncio.CancelledError:
+        write(ledger, "tidied")
+        raise
+    return "in time"
+
+
+@task(timeout=0.5)
+async def run_past_the_hard_limit_async(ledger: str) -> None:
+    """Wait too long."""
+    write(ledger, "started")
+    try:
+        await asyncio.sleep(PATIENCE)
+    finally:
+        write(ledger, "ended")
+
+
+@task(timeout=0.5)
+async def block_the_loop(ledger: str) -> None:
+    """Wait in a way that lets no other coroutine run."""
+    write(ledger, "blocks")
+    time.sleep(PATIENCE)
+
+
+@task(soft_timeout=0.3)
+def spin_until_late(ledger: str) -> str:
+    """Run Python code for too long, notice, and end by itself."""
+    try:
+        pass_gate(ledger + "-never")
+    except SoftTimeLimit:
+        return "late"
+    return "in time"
+
+
+@task(timeout=0.5)
+def wait_past_the_hard_limit(ledger: str, gate: str) -> str:
+    """Run too long, and end when nobody waits any more."""
+    write(ledger, "late")
+    pass_gate(gate)
+    write(ledger, "too-late")
+    return "too late"
+
+
+@task
+async def use_one_connection(ledger: str, tag: str, gate: str) -> list[int]:
+    """Ask twice for the server's side of the connection, while others do, too."""
+    first = await sync_to_async(backend)()
+    write(ledger, tag)
+    await pass_gate_async(gate)
+    await Group.objects.acreate(name=tag)
+    return [first, await sync_to_async(backend)()]
+
+
+@task
+async def leave_a_transaction_open(name: str) -> None:
+    """Enter a transaction in the task's thread and never leave it."""
+
+    def leave() -> None:
+        transaction.atomic().__enter__()
+        Group.objects.create(name=name)
+        translation.activate("de")
+
+    await sync_to_async(leave)()
+
+
+@task
+async def look_around_async() -> dict[str, Any]:
+    """Do what `look_around` does, as a coroutine."""
+    return await sync_to_async(look_around.func)()

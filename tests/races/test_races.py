@@ -142,7 +142,7 @@ def test_a_task_that_is_being_rescued_is_not_finished_by_its_late_worker(
     mine = rows.add_running(one, worker_id)
 
     with one.transaction():
-        rescue.rescue(one, worker_id, running=mine.id, error=ERROR)
+        rescue.rescue(one, worker_id, running=[mine.id], error=ERROR)
         finishing = start_and_wait_until_blocked(lambda: complete(other, mine), other, one)
 
     assert finishing.result() == 0
@@ -157,7 +157,7 @@ def test_a_task_that_is_being_finished_is_not_rescued(
     with one.transaction():
         assert complete(one, mine) == 1
         rescuing = start_and_wait_until_blocked(
-            lambda: rescue.rescue(other, worker_id, running=mine.id, error=ERROR), other, one
+            lambda: rescue.rescue(other, worker_id, running=[mine.id], error=ERROR), other, one
         )
 
     assert rescuing.result() == 0
@@ -173,7 +173,7 @@ def test_a_task_whose_finish_was_undone_is_rescued(
     with one.transaction(force_rollback=True):
         complete(one, mine)
         rescuing = start_and_wait_until_blocked(
-            lambda: rescue.rescue(other, worker_id, running=mine.id, error=ERROR), other, one
+            lambda: rescue.rescue(other, worker_id, running=[mine.id], error=ERROR), other, one
         )
 
     assert rescuing.result() == 1
@@ -186,7 +186,7 @@ def test_a_task_that_is_being_condemned_is_not_finished_too(
     mine = rows.add_running(one, worker_id, crashes=2)
 
     with one.transaction():
-        rescue.rescue(one, worker_id, running=mine.id, error=ERROR)
+        rescue.rescue(one, worker_id, running=[mine.id], error=ERROR)
         finishing = start_and_wait_until_blocked(lambda: complete(other, mine), other, one)
 
     assert finishing.result() == 0
@@ -209,7 +209,7 @@ def test_an_outcome_that_comes_after_a_rescue_changes_nothing_even_while_the_tas
 ) -> None:
     id = rows.add(one)
     [first] = take(one, worker_id)
-    rescue.rescue(one, worker_id, running=None, error=ERROR)
+    rescue.rescue(one, worker_id, running=[], error=ERROR)
     [again] = take(other, rows.add_worker(other))
     running = rows.row(other, id)
 
@@ -231,7 +231,7 @@ def test_a_rescue_leaves_a_task_to_the_worker_that_has_claimed_it_meanwhile(
     with one.transaction():
         rescue.give_back(one, worker_id, kept=[])
         rescuing = start_and_wait_until_blocked(
-            lambda: rescue.rescue(other, worker_id, running=id, error=ERROR), other, one
+            lambda: rescue.rescue(other, worker_id, running=[id], error=ERROR), other, one
         )
         take(one, living)
 

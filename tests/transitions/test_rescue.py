@@ -52,7 +52,7 @@ def test_the_task_that_ran_is_blamed_and_those_before_it_are_not(
         rows.add_running(connection, worker_id, attempts=1, progress={"done": 1}) for _ in range(2)
     )
 
-    assert rescue.rescue(connection, worker_id, running=ran.id, error=CRASH) == 2
+    assert rescue.rescue(connection, worker_id, running=[ran.id], error=CRASH) == 2
 
     innocent, blamed = rows.row(connection, ended.id), rows.row(connection, ran.id)
     assert [innocent["status"], blamed["status"]] == ["READY", "READY"]
@@ -67,7 +67,7 @@ def test_the_task_that_ran_is_blamed_and_those_before_it_are_not(
 def test_when_nobody_is_to_blame_all_run_again(connection: Connection, worker_id: str) -> None:
     mine = rows.add_running(connection, worker_id, crashes=2)
 
-    assert rescue.rescue(connection, worker_id, running=None, error=CRASH) == 1
+    assert rescue.rescue(connection, worker_id, running=[], error=CRASH) == 1
 
     assert rows.row(connection, mine.id)["status"] == "READY"
     assert rows.row(connection, mine.id)["crashes"] == 2
@@ -82,7 +82,7 @@ def test_the_third_crash_ends_a_task(connection: Connection, worker_id: str) -> 
             "started_at = clock_timestamp(), attempts = attempts + 1 WHERE id = %s",
             [str(uuid4()), worker_id, id],
         )
-        rescue.rescue(connection, worker_id, running=id, error=CRASH)
+        rescue.rescue(connection, worker_id, running=[id], error=CRASH)
         row = rows.row(connection, id)
         seen.append((row["status"], row["crashes"], len(row["errors"])))
 
@@ -98,14 +98,14 @@ def test_the_third_crash_of_one_task_lets_the_others_go_on(
     ended = rows.add_running(connection, worker_id, crashes=2)
     ran = rows.add_running(connection, worker_id, crashes=2)
 
-    assert rescue.rescue(connection, worker_id, running=ran.id, error=CRASH) == 2
+    assert rescue.rescue(connection, worker_id, running=[ran.id], error=CRASH) == 2
     assert rows.statuses(connection, [ended.id, ran.id]) == ["READY", "FAILED"]
 
 
 def test_a_rescue_touches_no_other_worker(connection: Connection, worker_id: str) -> None:
     other = rows.add_running(connection, rows.add_worker(connection), crashes=2)
 
-    assert rescue.rescue(connection, worker_id, running=other.id, error=CRASH) == 0
+    assert rescue.rescue(connection, worker_id, running=[other.id], error=CRASH) == 0
     assert rows.row(connection, other.id)["crashes"] == 2
 
 
@@ -116,7 +116,7 @@ def test_of_many_errors_the_first_and_the_last_19_are_kept(
     before = [{"message": f"error {n}"} for n in range(20)]
     mine = rows.add_running(connection, worker_id, crashes=crashes, errors=before)
 
-    rescue.rescue(connection, worker_id, running=mine.id, error=CRASH)
+    rescue.rescue(connection, worker_id, running=[mine.id], error=CRASH)
 
     messages = [record["message"] for record in rows.row(connection, mine.id)["errors"]]
     assert messages == ["error 0", *(f"error {n}" for n in range(2, 20)), "The process died."]

@@ -95,7 +95,7 @@ def test_a_new_record_is_empty_and_idle_only_once_its_child_says_so(record: Reco
     assert not record.is_idle
     assert not record.is_ready
     assert (record.claimed, record.unstarted, record.epoch) == (0, 0, 0)
-    assert record.holdings() == Holdings([], [], None)
+    assert record.holdings() == Holdings([], [], ())
     assert not record.has_claim_under_way
 
 
@@ -113,7 +113,7 @@ def test_what_a_child_notes_its_supervisor_reads(record: Record) -> None:
     assert Child(work).reap() == 0
     assert record.is_ready
     assert not record.is_idle
-    assert record.holdings() == Holdings(ids[:2], ids[2:], ids[1])
+    assert record.holdings() == Holdings(ids[:2], ids[2:], (ids[1],), (ids[1],))
     assert (record.claimed, record.unstarted) == (5, 3)
     assert record.deadline == 123.0
     assert record.running_for(time.monotonic() + 10) > 10
@@ -125,7 +125,7 @@ def test_between_two_tasks_nothing_runs(record: Record) -> None:
 
     record.end()
 
-    assert record.holdings() == Holdings(ids[:1], ids[1:], None)
+    assert record.holdings() == Holdings(ids[:1], ids[1:], ())
     assert record.running_for(time.monotonic()) == 0.0
     assert record.deadline == 0.0
 
@@ -142,7 +142,7 @@ def test_what_was_taken_away_is_not_started(record: Record) -> None:
     epoch = claim(record, ids)
     assert start(record, epoch)
 
-    assert record.take_unstarted() == Holdings(ids[:1], ids[1:], ids[0])
+    assert record.take_unstarted() == Holdings(ids[:1], ids[1:], (ids[0],))
 
     assert not start(record, epoch)
     assert record.unstarted == 0
@@ -157,7 +157,7 @@ def test_after_something_was_taken_away_new_claims_start_again(record: Record) -
     epoch = claim(record, ids)
 
     assert start(record, epoch)
-    assert record.holdings() == Holdings(ids[:1], ids[1:], ids[0])
+    assert record.holdings() == Holdings(ids[:1], ids[1:], (ids[0],))
 
 
 def test_a_claim_under_way_that_was_taken_away_is_not_accepted(record: Record) -> None:
@@ -216,7 +216,7 @@ def test_the_ring_of_ids_goes_round(record: Record) -> None:
     held = record.holdings()
 
     assert held.unstarted == last[1:]
-    assert held.running == last[0]
+    assert held.running == (last[0],)
     # The oldest of them have ended long ago, and are not known any more.
     assert held.started == everything[:4501][-len(held.started) :]
     assert len(held.started) + len(held.unstarted) == 2048
@@ -236,8 +236,8 @@ def test_a_child_that_died_with_the_lock_does_not_take_it_along(record: Record) 
     os.kill(child.pid, signal.SIGKILL)
     assert child.reap() == -signal.SIGKILL
 
-    assert record.take_unstarted() == Holdings(ids[:1], ids[1:], ids[0])
-    assert record.take_unstarted() == Holdings(ids[:1], [], ids[0])
+    assert record.take_unstarted() == Holdings(ids[:1], ids[1:], (ids[0],))
+    assert record.take_unstarted() == Holdings(ids[:1], [], (ids[0],))
     assert start(record, record.announce(TOKEN))
 
 
@@ -260,7 +260,7 @@ def test_while_a_living_child_has_the_lock_nothing_is_taken_away(record: Record)
 
     child.go_on()
     child.listen()
-    assert record.take_unstarted() == Holdings([], ids, None)
+    assert record.take_unstarted() == Holdings([], ids, ())
     assert child.reap() == 0
 
 
@@ -289,7 +289,7 @@ def test_a_new_child_finds_a_clean_slot(record: Record) -> None:
 
     record.reset()
 
-    assert record.holdings() == Holdings([], [], None)
+    assert record.holdings() == Holdings([], [], ())
     assert (record.epoch, record.is_ready, record.is_idle) == (0, False, False)
 
 

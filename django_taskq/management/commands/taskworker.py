@@ -21,11 +21,13 @@ from django_taskq.tasks_api import has_tasks_setting, task_backends
 from django_taskq.worker.console import set_up_logging, wants_color
 from django_taskq.worker.fork import NurseryFailed
 from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.solo import run_solo
 from django_taskq.worker.supervisor import EXIT_ERROR, Supervisor
 
 _EPILOG = """
 Each option can be set by an environment variable too: TASKWORKER_QUEUES,
-TASKWORKER_EXCLUDE_QUEUES, TASKWORKER_CONCURRENCY, TASKWORKER_SHUTDOWN_TIMEOUT,
+TASKWORKER_EXCLUDE_QUEUES, TASKWORKER_POOL, TASKWORKER_CONCURRENCY,
+TASKWORKER_SHUTDOWN_TIMEOUT,
 TASKWORKER_MAX_TASKS, TASKWORKER_MAX_TASKS_PER_CHILD, TASKWORKER_MAX_MEMORY_PER_CHILD.
 
 Exit codes: 0 stopped, 1 error, 75 the database is unavailable.
@@ -82,12 +84,20 @@ class Command(BaseCommand):
         )
         how = parser.add_argument_group("How to run")
         how.add_argument(
+            "-P",
+            "--pool",
+            metavar="POOL",
+            choices=list(conf.POOLS),
+            default=_environment("TASKWORKER_POOL", _pool, None),
+            help="processes, threads, asyncio or solo, which is for debuggers (default: processes)",
+        )
+        how.add_argument(
             "-c",
             "--concurrency",
             metavar="N",
             type=_whole(1),
             default=_environment("TASKWORKER_CONCURRENCY", _whole(1), None),
-            help="tasks at once, a process each (default: number of processors)",
+            help="tasks at once (default: number of processors; threads 10, asyncio 100)",
         )
         how.add_argument(
             "--max-tasks-per-child",
@@ -123,7 +133,10 @@ class Command(BaseCommand):
         self._load_tasks()
         self._warn(worker_options)
         try:
-            code = Supervisor(worker_options, self._say).run()
+            if worker_options.pool == "solo":
+                code = run_solo(worker_options, self._say)
+            else:
+                code = Supervisor(worker_options, self._say).run()
         except NurseryFailed as error:
             self.stderr.write(f"The project could not be loaded:\n{error}")
             code = EXIT_ERROR
@@ -140,11 +153,13 @@ class Command(BaseCommand):
             db.user_connection(alias)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from None
+        pool = options["pool"] or settings.pool
         return WorkerOptions(
             database=alias,
             queues=_names(options["queues"]),
             excluded=_names(options["exclude_queues"]),
-            concurrency=options["concurrency"] or settings.concurrency or os.cpu_count() or 1,
+            pool=pool,
+            concurrency=_concurrency(pool, options["concurrency"], settings),
             burst=options["burst"],
             max_tasks=options["max_tasks"],
             max_tasks_per_child=_given(
@@ -222,6 +237,31 @@ def _ours_first(actions: Any) -> list[Any]:
     djangos = {"version", "verbosity", "settings", "pythonpath", "traceback", "no_color"}
     djangos |= {"force_color", "skip_checks"}
     return sorted(actions, key=lambda action: action.dest in djangos)
+
+
+def _pool(text: str) -> str:
+    if text not in conf.POOLS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(conf.POOLS)}")
+    return text
+
+
+# As many as a record of running tasks is made for.
+_MOST_AT_ONCE = 1000
+
+
+def _concurrency(pool: str, given: int | None, settings: conf.Settings) -> int:
+    """Return how many tasks run at once. Raise CommandError where that many cannot."""
+    if pool == "solo":
+        if given is not None and given > 1:
+            raise CommandError(f"-P solo runs one task at a time, not -c {given}.")
+        return 1
+    count = given or settings.concurrency or conf.POOLS[pool] or os.cpu_count() or 1
+    if pool != "processes" and count > _MOST_AT_ONCE:
+        raise CommandError(
+            f"-P {pool} runs up to {_MOST_AT_ONCE} tasks at once in a process, not {count}: start "
+            "several workers."
+        )
+    return count
 
 
 def _given(value: Any, default: Any) -> Any:
