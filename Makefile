@@ -19,8 +19,9 @@ export UV_PYTHON_DOWNLOADS := never
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+PACKAGE_ARGS ?=
 
-.PHONY: help demo test bench lint docs dev clean
+.PHONY: help demo test bench lint docs package dev clean
 .DEFAULT_GOAL := help
 
 # `exec` below: Ctrl+C must not end the shell between make and the command, which is still busy
@@ -54,6 +55,9 @@ lint: $(VENV)/.has-lint ## check style, types, layers, files, and what the docum
 docs: $(VENV)/.has-docs ## build the documentation in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 	@echo "make: open docs/_build/html/index.html"
+
+package: $(VENV)/.has-package ## build sdist and wheel, and try them in empty environments (PACKAGE_ARGS="--out dist")
+	@exec $(WITH_SERVER) --fast -- $(BIN)/python -m tests.packaging $(PACKAGE_ARGS)
 
 dev: $(VENV)/.has-dev ## install everything, for an editor or for tox
 
