@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,19 @@ def _dict_of_options(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def _age(name: str, value: Any) -> float | None:
+    """Return a time to keep something in seconds. Raise ImproperlyConfigured if it is none."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if seconds is None:
+        return None
+    if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
+        raise ImproperlyConfigured(
+            f'DJANGO_TASKQ["{name}"] is {value!r}; it takes seconds from 0 up, a timedelta, '
+            "or None to keep everything."
+        )
+    return float(seconds)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Hold the validated settings; a key of the dict is the field's name in capitals."""
@@ -54,6 +68,8 @@ class Settings:
     shutdown_timeout: float = 25.0
     # How long a worker that starts waits for a database that is down, in seconds.
     database_wait: float = 60.0
+    # How long finished tasks are kept, in seconds; a timedelta may be given. None is for ever.
+    retention: float | None = field(default=7 * 24 * 3600.0, metadata={"check": _age})
     # Whether the worker listens for hints; without them new tasks start within a second.
     listen: bool = True
     # The carriers of context from enqueue to the run, by their dotted paths.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -28,6 +29,15 @@ def test_a_change_of_the_setting_is_noticed_and_undone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(timedelta(days=2), 172_800.0), (3600, 3600), (0.5, 0.5), (0, 0), (None, None)],
+)
+def test_the_retention_is_seconds_or_a_timedelta_or_none(given: Any, seconds: Any) -> None:
+    with override_settings(DJANGO_TASKQ={"RETENTION": given}):
+        assert conf.get().retention == seconds
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"PAYLOAD_LIMITS": 5}, r"unknown key 'PAYLOAD_LIMITS'\. Did you mean \"PAYLOAD_LIMIT\"\?"),
@@ -41,6 +51,9 @@ def test_a_change_of_the_setting_is_noticed_and_undone() -> None:
         ({"SHUTDOWN_TIMEOUT": "25"}, r"\"SHUTDOWN_TIMEOUT\"\] is '25'; it takes a number"),
         ({"SHUTDOWN_TIMEOUT": -0.5}, "may not be negative"),
         ({"SHUTDOWN_TIMEOUT": float("nan")}, "SHUTDOWN_TIMEOUT"),
+        ({"RETENTION": "7d"}, r"\"RETENTION\"\] is '7d'; it takes seconds"),
+        ({"RETENTION": timedelta(days=-1)}, "it takes seconds from 0 up"),
+        ({"RETENTION": float("inf")}, "or None"),
         ({"LISTEN": 1}, r"\"LISTEN\"\] is 1; it takes True or False"),
         (None, "DJANGO_TASKQ is None; it takes a dict"),
         ([("LISTEN", True)], "it takes a dict"),

@@ -14,6 +14,7 @@
     resume      HELD -> READY                        operate.py
     give back   RUNNING -> READY                     rescue.py      (it had not started)
     rescue      RUNNING -> READY or FAILED           rescue.py      (its process died)
+    prune       a finished task  ->                  prune.py
 
 Whatever ends or moves a running task names its id and its claim token, or the worker that holds it.
 Nothing in here imports a model: statements are text that can be pasted into psql.

@@ -7,6 +7,8 @@ fork.py         the supervisor's side of the nursery
 nursery.py      a fork server: loads the project once, forks children, reaps them
 child.py        a child's main thread: runs claimed tasks, one after the other
 feeder.py       a child's second thread: finishes and claims, in one round trip
+memory.py       how much memory a child holds
+pruner.py       deletes finished tasks whose time is over
 store.py        stores outcomes, a statement per kind
 lanes.py        which lanes a worker serves, in which order, and from where
 executor.py     runs one task and says what it came to; writes nothing

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import psycopg
 
-from django_taskq import __version__, db, registry
+from django_taskq import __version__, conf, db, registry
 from django_taskq.events import worker_log
 from django_taskq.transitions import claim, operate, presence
 from django_taskq.transitions.enqueue import CHANNEL
@@ -25,6 +25,7 @@ from django_taskq.worker.children import Children
 from django_taskq.worker.console import banner
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.pruner import Pruner
 from django_taskq.worker.signals import StopSignals
 from django_taskq.worker.solo import SoloNursery
 from django_taskq.worker.store import brief
@@ -55,6 +56,7 @@ class Supervisor:
         self.signals = StopSignals()
         self.solo = solo
         self.children = Children(options, self.id, solo)
+        self.pruner = Pruner(conf.get().retention)
         self.exit_code = EXIT_OK
         # Set once a stop was asked for: when children that still live are killed.
         self._stop_until: float | None = None
@@ -203,6 +205,8 @@ class Supervisor:
             self._tick(connection)
         if not self._is_stopping:
             self.children.fill(connection, now)
+            if now >= self.pruner.next_at:
+                self.pruner.prune(connection)
         if self._pause > _PAUSE_FIRST:
             self._pause = _PAUSE_FIRST
             worker_log.info("The database answers again.")
@@ -237,7 +241,7 @@ class Supervisor:
         elif self._is_stopping:
             moments.append(self._beat_at)
         else:
-            moments += [self._tick_at, self._beat_at]
+            moments += [self._tick_at, self._beat_at, self.pruner.next_at]
         if self._stop_until is not None:
             if self.children.are_gone:
                 moments.append(now + 0.05)

@@ -21,13 +21,14 @@ from django_taskq.outcomes import (
     Retrying,
     Snoozed,
 )
-from django_taskq.transitions import claim, enqueue, finish, operate, presence, rescue
+from django_taskq.transitions import claim, enqueue, finish, operate, presence, prune, rescue
 from django_taskq.transitions.claim import Lane
 from tests.support.population import PRIORITIES, QUEUES, id_of
 from tests.support.statements import Sent, sent_by, statements
 
 LIVE_KEY = ("django_taskq_livetask_pkey", "id")
 FINISHED_KEY = ("django_taskq_finishedtask_pkey", "id")
+FINISHED_AT = ("django_taskq_finished_at", "finished_at")
 # From one lane to the next, a lane, and the due part of it.
 QUEUE = ("django_taskq_live_ready", "queue_name")
 LANE = ("django_taskq_live_ready", "queue_name", "priority")
@@ -323,6 +324,14 @@ def _cases() -> list[Case]:
         lambda c: enqueue.hint("default"),
         by="user",
     )
+    for floor in (prune.BEGINNING, "2020-01-01 00:00:00+00"):
+        add(
+            "prune.PRUNE",
+            lambda c, f=floor: prune.prune_batch(c, age=80_000.0, floor=f),
+            FINISHED_AT,
+            FINISHED_KEY,
+            variant=f"from {floor[:9]}",
+        )
     worker = id_of("e", 1)
     add(
         "presence.ARRIVE",
