@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -32,6 +33,24 @@ def _dict_of_options(key: str, value: Any) -> dict[str, Any]:
             f'DJANGO_TASKQ["{key}"] is {value!r}; it takes a dict of options of @task.'
         )
     return value
+
+
+def address_of(value: int | str) -> tuple[str, int]:
+    """Return the host and the port of 8001, "8001" or "HOST:8001". Raise ValueError."""
+    host, _, port = str(value).rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{value!r} is no port, and no HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _port(name: str, value: Any) -> int | str:
+    if type(value) in (int, str):
+        with contextlib.suppress(ValueError):
+            address_of(value)
+            return cast("int | str", value)
+    raise ImproperlyConfigured(
+        f'DJANGO_TASKQ["{name}"] is {value!r}; it takes a port or "HOST:PORT".'
+    )
 
 
 def _age(name: str, value: Any) -> float | None:
@@ -70,6 +89,8 @@ class Settings:
     database_wait: float = 60.0
     # How long finished tasks are kept, in seconds; a timedelta may be given. None is for ever.
     retention: float | None = field(default=7 * 24 * 3600.0, metadata={"check": _age})
+    # Where a worker answers probes: a port of 127.0.0.1, or "HOST:PORT"; 0 is nowhere.
+    health_port: int | str = field(default=0, metadata={"check": _port})
     # Whether the worker listens for hints; without them new tasks start within a second.
     listen: bool = True
     # The carriers of context from enqueue to the run, by their dotted paths.

@@ -9,6 +9,8 @@ child.py        a child's main thread: runs claimed tasks, one after the other
 feeder.py       a child's second thread: finishes and claims, in one round trip
 memory.py       how much memory a child holds
 pruner.py       deletes finished tasks whose time is over
+reload.py       when the code changes: children end, the worker starts anew
+vitals.py       what is told outside: health.py answers HTTP probes, notify.py tells systemd
 store.py        stores outcomes, a statement per kind
 lanes.py        which lanes a worker serves, in which order, and from where
 executor.py     runs one task and says what it came to; writes nothing

@@ -17,7 +17,7 @@ from django_taskq.events import worker_log
 from django_taskq.transitions import presence
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.fork import Nursery, NurseryDied
-from django_taskq.worker.nursery import kill_group
+from django_taskq.worker.nursery import EXIT_NOT_LOADED, kill_group
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Record, SharedMemory
 from django_taskq.worker.solo import SoloNursery
@@ -79,6 +79,9 @@ class Children:
         self.bell_read, self.bell_write = _pipe()
         self.aftermath = Aftermath()
         self.nursery: Nursery | SoloNursery | None = None
+        # Without preloading: no child has ever come up, and one has said that it cannot.
+        self.cannot_load = False
+        self._has_come_up = False
         self._turn = 0
 
     # --- the nursery -----------------------------------------------------------------------------
@@ -88,7 +91,7 @@ class Children:
         keep = [self.memory.fd, self.bell_write, *(slot.read for slot in self.slots)]
         threads: list[str] | None = None
         for attempt in count(1):
-            self.nursery = self.solo or Nursery(keep)
+            self.nursery = self.solo or Nursery(keep, preload=self.options.preload)
             try:
                 threads = self.nursery.wait_until_ready(stop)
                 break
@@ -119,6 +122,12 @@ class Children:
                 return False
         return True
 
+    def close_nursery(self) -> None:
+        """End the nursery; there are no children."""
+        assert self.nursery is not None
+        self.nursery.close()
+        self.nursery = None
+
     def bury_all(self) -> None:
         """The nursery is gone, and its children with it: make sure of that, and take note."""
         assert self.nursery is not None
@@ -128,7 +137,7 @@ class Children:
                     kill_group(slot.pid)
                     _wait_until_gone(slot.pid)
                 self._bury(slot, None)
-        self.nursery.close()
+        self.close_nursery()
 
     # --- birth and death -------------------------------------------------------------------------
 
@@ -202,6 +211,8 @@ class Children:
         if not death.is_clean:
             death.log()
         self.aftermath.add(death)
+        self._has_come_up = self._has_come_up or any(s.record.is_ready for s in self.slots)
+        self.cannot_load = status == EXIT_NOT_LOADED and not self._has_come_up
         is_planned = death.is_clean and slot.record.is_retiring
         if now - slot.forked_at < _TOO_SOON and not held.running and not is_planned:
             slot.fork_not_before = now + _PAUSE
@@ -247,6 +258,11 @@ class Children:
     def are_gone(self) -> bool:
         """Say whether no child lives or is being forked."""
         return not any(slot.worker_id for slot in self.slots)
+
+    @property
+    def up(self) -> int:
+        """Return how many children have come up and take tasks."""
+        return sum(slot.record.is_ready and not slot.record.is_retiring for slot in self.living())
 
     @property
     def are_idle(self) -> bool:

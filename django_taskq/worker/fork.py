@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 
 from django_taskq.db import database_names
+from django_taskq.worker.notify import VARIABLES
 from django_taskq.worker.nursery import DATABASE_NAMES, kill_group
 
 
@@ -28,10 +29,11 @@ class NurseryDied(NurseryFailed):
 class Nursery:
     """A nursery process, and a socket to it."""
 
-    def __init__(self, keep: list[int]) -> None:
+    def __init__(self, keep: list[int], *, preload: bool = True) -> None:
         """Start the nursery; it and its children inherit the file descriptors `keep`.
 
-        Called by the main thread only: the nursery dies with the thread that started it.
+        Without `preload` each child loads the project for itself. Called by the main thread only:
+        the nursery dies with the thread that started it.
         """
         self.socket, theirs = socket.socketpair()
         environment = {
@@ -41,15 +43,18 @@ class Nursery:
             "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
             DATABASE_NAMES: json.dumps(database_names()),
         }
+        for variable in VARIABLES:  # of systemd, to this process alone
+            environment.pop(variable, None)
         module = "from django_taskq.worker.nursery import main; import sys; "
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-P",  # not first of all what lies in the current directory
                 "-c",
-                module + "main(int(sys.argv[1]), int(sys.argv[2]))",
+                module + "main(*map(int, sys.argv[1:]))",
                 str(theirs.fileno()),
                 str(os.getpid()),
+                str(int(preload)),
             ],
             pass_fds=[theirs.fileno(), *keep],
             env=environment,

@@ -24,18 +24,22 @@ from typing import Any
 DATABASE_NAMES = "DJANGO_TASKQ_DATABASE_NAMES"
 
 
-def main(fd: int, parent: int) -> None:
+# The exit code of a child that could not load the project (it was not preloaded).
+EXIT_NOT_LOADED = 78
+
+
+def main(fd: int, parent: int, preload: int) -> None:
     """Run the nursery of the supervisor with process id `parent`."""
     die_with(parent)
     leave_stopping_to_the_supervisor()
     supervisor = socket.socket(fileno=fd)
     try:
-        threads = load_project()
+        threads = load_project() if preload else []
     except BaseException:
         _say(supervisor, failed=traceback.format_exc())
         return
     _say(supervisor, ready=os.getpid(), threads=threads)
-    _Nursery(supervisor).run()
+    _Nursery(supervisor, is_loaded=bool(preload)).run()
 
 
 def load_project() -> list[str]:
@@ -84,8 +88,10 @@ def die_with(parent: int) -> None:
 
 
 class _Nursery:
-    def __init__(self, supervisor: socket.socket) -> None:
+    def __init__(self, supervisor: socket.socket, *, is_loaded: bool) -> None:
         self.supervisor = supervisor
+        # Else each child loads the project.
+        self.is_loaded = is_loaded
         self.children: dict[int, int] = {}  # pid -> slot
         # SIGCHLD wakes the select below.
         self.wake_read, wake_write = socket.socketpair()
@@ -146,6 +152,8 @@ class _Nursery:
             os.close(self.lifeline[1])
             if sys.platform != "linux":
                 threading.Thread(target=_end_with, args=[self.lifeline[0]], daemon=True).start()
+            if not self.is_loaded:
+                _load_in_child()
             from django_taskq.worker.child import run_child
 
             code = run_child(order)
@@ -178,6 +186,16 @@ def kill_group(pid: int) -> None:
             continue
 
 
+def _load_in_child() -> None:
+    """Load the project in a child; if that fails, say why and end."""
+    try:
+        load_project()
+    except BaseException:
+        sys.stderr.write(f"The project could not be loaded:\n{traceback.format_exc()}")
+        sys.stderr.flush()
+        os._exit(EXIT_NOT_LOADED)
+
+
 def _end_with(lifeline: int) -> None:
     os.read(lifeline, 1)
     os._exit(1)
@@ -199,4 +217,4 @@ def _drain(end: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -33,6 +33,13 @@ class WorkerOptions:
     # Seconds to wait at the start for a database that is down.
     database_wait: float = 60.0
     listen: bool = True
+    # Start anew when the code changes.
+    reload: bool = False
+    # Load the project once for all children; else each loads it for itself.
+    preload: bool = True
+    # Where probes are answered; port 0 is nowhere.
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
     # 0: warnings only; 1: a line per task; 2: also one when a task starts.
     verbosity: int = 1
     color: bool = False

@@ -25,6 +25,8 @@ class StopSignals:
         for number in (*_GRACEFUL, *_NOW):
             self._before[number] = signal.signal(number, self._note)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        # They wait since a worker that started anew as this process (--reload) has ended.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_GRACEFUL, *_NOW))
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""

@@ -26,9 +26,11 @@ from django_taskq.worker.console import banner
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.pruner import Pruner
+from django_taskq.worker.reload import Reload, hold_signals, start_anew
 from django_taskq.worker.signals import StopSignals
 from django_taskq.worker.solo import SoloNursery
 from django_taskq.worker.store import brief
+from django_taskq.worker.vitals import Vitals
 
 # Seconds between looks for work, and between beats.
 _TICK, _BEAT = 1.0, 5.0
@@ -57,9 +59,12 @@ class Supervisor:
         self.solo = solo
         self.children = Children(options, self.id, solo)
         self.pruner = Pruner(conf.get().retention)
+        self.vitals = Vitals(options, self.children)
+        self.reload = Reload(say) if options.reload else None
         self.exit_code = EXIT_OK
         # Set once a stop was asked for: when children that still live are killed.
         self._stop_until: float | None = None
+        self._starts_anew = False
         self._connection: db.Connection | None = None
         self._connect_at = 0.0
         self._pause = _PAUSE_FIRST
@@ -73,7 +78,8 @@ class Supervisor:
     def run(self) -> int:
         """Run until asked to stop, or until there is nothing to do; return an exit code.
 
-        Raise NurseryFailed if the project cannot be loaded.
+        After a change of code (--reload) it does not return: the process starts anew. Raise
+        NurseryFailed if the project cannot be loaded.
         """
         if self.solo is None:
             self.signals.install()
@@ -81,11 +87,16 @@ class Supervisor:
             if self._wait_for_database() and self.children.start_nursery(self.signals.wake):
                 while not self._is_over():
                     self._loop()
-            return self.exit_code
         finally:
+            if self._starts_anew:
+                hold_signals()
+                self.signals.drain()
             self._leave()
             if self.solo is None:
                 self.signals.restore()
+        if self._starts_anew and not self.signals.count:
+            start_anew()
+        return self.exit_code
 
     def _wait_for_database(self) -> bool:
         """Connect; a database that is down is waited for, but not for ever."""
@@ -160,6 +171,8 @@ class Supervisor:
 
     def _is_over(self) -> bool:
         """Say whether a stop is complete: no child, and nothing left to settle (or no way to)."""
+        if self._starts_anew:
+            return True
         if self._stop_until is None or not self.children.are_gone:
             return False
         late = time.monotonic() > self._stop_until + _SETTLE
@@ -167,6 +180,9 @@ class Supervisor:
 
     def _leave(self) -> None:
         """End the nursery; take our row off the list if the database answers."""
+        self.vitals.close()
+        if self.reload is not None:
+            self.reload.close()
         if self.children.nursery is not None:
             self.children.nursery.close()
         if self._connection is not None and not self._connection.closed:
@@ -179,8 +195,14 @@ class Supervisor:
     def _loop(self) -> None:
         """Do what is due, then sleep until somebody or something wakes us."""
         now = time.monotonic()
+        self.vitals.loop(now)
         self._obey_signals(now)
         self.children.watch(now)
+        if self.children.cannot_load and not self._is_stopping:
+            self.exit_code = EXIT_ERROR
+            self._stop(grace=0.0)
+        if self.reload is not None and not self._is_stopping:
+            self._reload_if_changed(self.reload, now)
         try:
             self._talk_to_database(now)
         except db.Trouble as error:
@@ -200,10 +222,10 @@ class Supervisor:
             self._beat_at = now + _BEAT
             db.forget_plans(connection)
             self._beat(connection)
-        if now >= self._tick_at and not self._is_stopping:
+        if now >= self._tick_at and not self._is_leaving:
             self._tick_at = now + _TICK  # an error in it must not be repeated at once
             self._tick(connection)
-        if not self._is_stopping:
+        if not self._is_leaving:
             self.children.fill(connection, now)
             if now >= self.pruner.next_at:
                 self.pruner.prune(connection)
@@ -213,16 +235,21 @@ class Supervisor:
 
     def _sleep(self, now: float) -> None:
         """Wait for signals, news of children, hints, or the next thing that is due."""
-        children = self.children
-        assert children.nursery is not None
-        sources: list[Any] = [self.signals.wake, children.nursery.socket, children.bell_read]
+        children, nursery, reload = self.children, self.children.nursery, self.reload
+        sources: list[Any] = [self.signals.wake, children.bell_read]
+        if nursery is not None:
+            sources.append(nursery.socket)
+        if reload is not None:
+            sources.append(reload.watch.wake)
         if self._connection is not None:
             sources.append(self._connection)
         pause = max(0.0, self._wake_at(now) - time.monotonic())
         readable, _, _ = select.select(sources, [], [], pause)
         if self.signals.wake in readable:
             self.signals.drain()
-        if children.nursery.socket in readable and not children.hear_nursery():
+        if reload is not None and reload.watch.wake in readable:
+            reload.watch.drain()
+        if nursery is not None and nursery.socket in readable and not children.hear_nursery():
             self._replace_nursery()
         if self.solo is not None and self.solo.is_abandoned and not self._is_stopping:
             worker_log.error("This worker ends, because its only process is in that task.")
@@ -234,11 +261,13 @@ class Supervisor:
             self._hear_hints(self._connection)
 
     def _wake_at(self, now: float) -> float:
-        filling = self._connection is not None and not self._is_stopping
-        moments = [self.children.wake_at(now, filling=filling)]
+        filling = self._connection is not None and not self._is_leaving
+        moments = [self.children.wake_at(now, filling=filling), self.vitals.next_at]
+        if self.reload is not None and self.reload.is_under_way:
+            moments.append(self.reload.wake_at(now))
         if self._connection is None:
             moments.append(self._connect_at)
-        elif self._is_stopping:
+        elif self._is_leaving:
             moments.append(self._beat_at)
         else:
             moments += [self._tick_at, self._beat_at, self.pruner.next_at]
@@ -264,6 +293,7 @@ class Supervisor:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self.vitals.lost_database()
         worker_log.warning("%s; trying again.", brief(error))
         self._connect_at = time.monotonic() + self._pause
         self._pause = min(self._pause * 2, _PAUSE_LAST)
@@ -272,13 +302,14 @@ class Supervisor:
         """Show that this worker lives, and put back what waited for names that it knows."""
         living = [slot.worker_id for slot in self.children.living()]
         known = presence.beat(connection, [self.id, *living])
+        self.vitals.answered(time.monotonic())
         if self.id not in known:
             worker_log.error("This worker was declared dead by another one; stopping.")
             self.exit_code = EXIT_NO_DATABASE
             self._stop(grace=self.options.shutdown_timeout)
             return
         self.children.replace_unknown(known)
-        if not self._is_stopping:
+        if not self._is_leaving:
             resumed = operate.resume_known(connection, registry.known_names())
             if resumed:
                 worker_log.info("Put %d held task(s) back: their name is known now.", resumed)
@@ -310,7 +341,7 @@ class Supervisor:
         except db.Trouble as error:
             self._lose_connection(error)
             return
-        if hints and not self._is_stopping:
+        if hints and not self._is_leaving:
             self._has_missed_work = not self.children.wake_one("h")
             # What was enqueued for later than now is for the tick to know.
             self._tick_at = min(self._tick_at, time.monotonic() + _TICK_AFTER_HINT)
@@ -319,7 +350,7 @@ class Supervisor:
 
     def _answer_bell(self, news: str) -> None:
         """A child has found more than it can take, or has become idle."""
-        if ("m" in news or self._has_missed_work) and not self._is_stopping:
+        if ("m" in news or self._has_missed_work) and not self._is_leaving:
             self._has_missed_work = not self.children.wake_one("w")
         elif (self.options.burst or self.options.max_tasks) and self.children.are_idle:
             self._tick_at = 0.0  # is that all?
@@ -338,13 +369,25 @@ class Supervisor:
             self._stop(grace=self.options.shutdown_timeout)
 
     def _replace_nursery(self) -> None:
-        if not self._is_stopping:
+        if not self._is_leaving:
             worker_log.error("The nursery died; its children die with it, and it is started anew.")
         self.children.bury_all()
-        if not self._is_stopping and not self.children.start_nursery(self.signals.wake):
+        if not self._is_leaving and not self.children.start_nursery(self.signals.wake):
             self._stop(grace=0.0)
 
-    # --- stop ------------------------------------------------------------------------------------
+    # --- stop and start anew ---------------------------------------------------------------------
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Say whether this process, or its code, is on its way out: nothing more begins."""
+        return self._is_stopping or (self.reload is not None and self.reload.is_under_way)
+
+    def _reload_if_changed(self, reload: Reload, now: float) -> None:
+        if reload.begins(now, self.children):
+            self.vitals.reload()
+        elif reload.is_under_way:
+            settled = not self.children.aftermath.waits
+            self._starts_anew = reload.is_done(now, self.children, settled=settled)
 
     @property
     def _is_stopping(self) -> bool:
@@ -372,5 +415,6 @@ class Supervisor:
                     "Stopping: %d running task(s) get %g s; once more to stop now.", running, grace
                 )
             self._stop_until = now + grace
+            self.vitals.stop()
             self.children.stop()
         self._stop_until = min(self._stop_until, now + grace)

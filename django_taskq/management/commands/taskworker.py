@@ -20,6 +20,7 @@ from django_taskq.task import find, implicit_backend
 from django_taskq.tasks_api import has_tasks_setting, task_backends
 from django_taskq.worker.console import set_up_logging, wants_color
 from django_taskq.worker.fork import NurseryFailed
+from django_taskq.worker.health import HealthPortTaken
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.solo import run_solo
 from django_taskq.worker.supervisor import EXIT_ERROR, Supervisor
@@ -27,8 +28,9 @@ from django_taskq.worker.supervisor import EXIT_ERROR, Supervisor
 _EPILOG = """
 Each option can be set by an environment variable too: TASKWORKER_QUEUES,
 TASKWORKER_EXCLUDE_QUEUES, TASKWORKER_POOL, TASKWORKER_CONCURRENCY,
-TASKWORKER_SHUTDOWN_TIMEOUT,
-TASKWORKER_MAX_TASKS, TASKWORKER_MAX_TASKS_PER_CHILD, TASKWORKER_MAX_MEMORY_PER_CHILD.
+TASKWORKER_SHUTDOWN_TIMEOUT, TASKWORKER_MAX_TASKS, TASKWORKER_MAX_TASKS_PER_CHILD,
+TASKWORKER_MAX_MEMORY_PER_CHILD, TASKWORKER_RELOAD, TASKWORKER_NO_PRELOAD,
+TASKWORKER_HEALTH_PORT.
 
 Exit codes: 0 stopped, 1 error, 75 the database is unavailable.
 
@@ -121,6 +123,26 @@ class Command(BaseCommand):
             help="time that running tasks get to finish after a stop (default: 25)",
         )
         how.add_argument(
+            "--reload",
+            action=argparse.BooleanOptionalAction,
+            default=_environment("TASKWORKER_RELOAD", _yes_or_no, None),
+            help="start anew when the code changes (default: if DEBUG is on; never with --burst)",
+        )
+        how.add_argument(
+            "--no-preload",
+            dest="preload",
+            action="store_false",
+            default=not _environment("TASKWORKER_NO_PRELOAD", _yes_or_no, False),
+            help="load the project in each process for itself, not once before the fork",
+        )
+        how.add_argument(
+            "--health-port",
+            metavar="[HOST:]PORT",
+            type=_address,
+            default=_environment("TASKWORKER_HEALTH_PORT", _address, None),
+            help="answer GET /live and /ready there (default: 0, nowhere; HOST: 127.0.0.1)",
+        )
+        how.add_argument(
             "--database",
             metavar="ALIAS",
             help="the database with the tasks (default: that of the TASKS setting)",
@@ -140,6 +162,8 @@ class Command(BaseCommand):
         except NurseryFailed as error:
             self.stderr.write(f"The project could not be loaded:\n{error}")
             code = EXIT_ERROR
+        except HealthPortTaken as error:
+            raise CommandError(str(error)) from None
         if code:
             sys.exit(code)
 
@@ -154,6 +178,8 @@ class Command(BaseCommand):
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from None
         pool = options["pool"] or settings.pool
+        host, port = _given(options["health_port"], conf.address_of(settings.health_port))
+        can_reload = pool != "solo" and not options["burst"] and not options["max_tasks"]
         return WorkerOptions(
             database=alias,
             queues=_names(options["queues"]),
@@ -171,6 +197,10 @@ class Command(BaseCommand):
             shutdown_timeout=_given(options["shutdown_timeout"], settings.shutdown_timeout),
             database_wait=settings.database_wait,
             listen=settings.listen,
+            reload=can_reload and _given(options["reload"], bool(django_settings.DEBUG)),
+            preload=options["preload"],
+            health_host=host,
+            health_port=port,
             verbosity=options["verbosity"],
             color=wants_color() and not options["no_color"],
         )
@@ -296,6 +326,21 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
     return seconds
+
+
+def _yes_or_no(text: str) -> bool:
+    answers = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    try:
+        return answers[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0") from None
+
+
+def _address(text: str) -> tuple[str, int]:
+    try:
+        return conf.address_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _environment(name: str, parse: Callable[[str], Any], default: Any) -> Any:

@@ -1,0 +1,88 @@
+"""A small HTTP server for probes: GET /live and /ready, each 200 or 503 with a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+# Says whether all is well, and what is known of it.
+Answer = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class HealthPortTaken(Exception):
+    """The address of --health-port cannot be listened on; the message says why."""
+
+
+class HealthServer:
+    """Answers in threads of its own until it is closed."""
+
+    def __init__(self, host: str, port: int, answers: Mapping[str, Answer]) -> None:
+        """Listen. Raise HealthPortTaken if that address cannot be had."""
+        kind = _Server6 if ":" in host else _Server
+        try:
+            self._server = kind((host, port), _handler(answers))
+        except OSError as error:
+            raise HealthPortTaken(
+                f"--health-port {host}:{port} cannot be listened on: {error.strerror or error}."
+            ) from None
+        threading.Thread(
+            target=self._server.serve_forever, name="taskq-health", daemon=True
+        ).start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    address_family = AF_INET
+    daemon_threads = True
+    block_on_close = False
+
+    def server_bind(self) -> None:
+        # HTTPServer would ask the name server for the name of the host, which may take long.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "taskworker", 0
+
+
+class _Server6(_Server):
+    address_family = AF_INET6
+
+
+def _handler(answers: Mapping[str, Answer]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        server_version = "taskworker"
+        sys_version = ""
+        # Seconds for whoever connects and then says nothing.
+        timeout = 5
+
+        def do_GET(self) -> None:
+            answer = answers.get(self.path.partition("?")[0])
+            if answer is None:
+                self._send(404, {"error": f"Ask for {' or '.join(answers)}."})
+            else:
+                is_well, facts = answer()
+                self._send(200 if is_well else 503, {"ok": is_well, **facts})
+
+        do_HEAD = do_GET
+
+        def _send(self, code: int, facts: dict[str, Any]) -> None:
+            text = json.dumps(facts).encode() + b"\n"
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.send_header("Cache-Control", "no-store")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Leave probes out of the log: they come every few seconds."""
+
+    return Handler
