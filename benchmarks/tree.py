@@ -69,13 +69,15 @@ class Tree:
         if not used.is_relative_to(self.root.resolve()):
             raise BenchmarkError(f"{self.root} was meant, but {used} was imported.")
 
-    def fill(self, count: int) -> None:
-        """Enqueue no-ops."""
-        self.manage("fill", str(count))
+    def fill(self, count: int, *how: str) -> None:
+        """Enqueue no-ops, or what the options of the project's command `fill` say."""
+        self.manage("fill", str(count), *how)
 
-    def drain(self, processes: int, count: int, *, since: datetime | None = None) -> float:
-        """Run all that waits with a worker of so many children; return tasks per second."""
-        with self.worker("-c", str(processes), "--burst") as worker:
+    def drain(
+        self, processes: int, count: int, *arguments: str, since: datetime | None = None
+    ) -> float:
+        """Run all that waits with a worker of such a `-c`; return tasks per second."""
+        with self.worker("-c", str(processes), "--burst", *arguments) as worker:
             code = worker.wait(_PATIENCE)
         if code:
             raise BenchmarkError(f"The worker ended with {code}.")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 
 from django_taskq import task
@@ -14,3 +15,20 @@ def noop(number: int = 0) -> None:
 def clock() -> float:
     """Return when it was started."""
     return time.time()
+
+
+@task
+async def async_noop() -> None:
+    """Do nothing, as a coroutine."""
+
+
+@task
+def wait(seconds: float) -> None:
+    """Wait as for another server."""
+    time.sleep(seconds)
+
+
+@task
+async def async_wait(seconds: float) -> None:
+    """Wait as for another server, as a coroutine."""
+    await asyncio.sleep(seconds)
