@@ -194,6 +194,13 @@ def _cases() -> list[Case]:
             LIVE_KEY,
             variant=limit,
         )
+    add(
+        "claim.CLAIM_ONE",
+        lambda connection: claim.claim_one(
+            connection, worker_id=id_of("e", 1), token=str(uuid4()), task_id=id_of("b", 1)
+        ),
+        LIVE_KEY,
+    )
     add("claim.SUSPECT_QUEUES", claim.suspect_queues, SUSPECT)
     add(
         "claim.CLAIM_SUSPECT",
@@ -348,5 +355,6 @@ def _cases() -> list[Case]:
 
 CASES = _cases()
 
-# COPY has no plan, and SHARED_TIMES reads no table: it is sent right before COPY.
-WITHOUT_PLAN = frozenset({"enqueue.COPY", "enqueue.SHARED_TIMES"})
+# COPY has no plan, SHARED_TIMES reads no table (it is sent right before COPY), and MOVE_TIMES moves
+# every row that waits: there are few of them in a test.
+WITHOUT_PLAN = frozenset({"enqueue.COPY", "enqueue.SHARED_TIMES", "travel.MOVE_TIMES"})

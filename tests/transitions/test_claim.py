@@ -327,3 +327,27 @@ def test_a_woken_child_that_was_declared_dead_claims_nothing(connection: Connect
     rows.add(connection)
 
     assert take_woken(connection, str(uuid4()), limit=5) == []
+
+
+@pytest.mark.parametrize("run_after", [60, -3600], ids=["due", "due-later"])
+def test_one_task_is_claimed_by_its_id_due_or_not(
+    connection: Connection, worker_id: str, run_after: float
+) -> None:
+    id = rows.add(connection, run_after=rows.ago(run_after))
+    rows.add(connection)
+    token = str(uuid4())
+
+    row = claim.claim_one(connection, worker_id=worker_id, token=token, task_id=id)
+
+    assert row is not None
+    assert (row.id, row.claim, row.attempts) == (id, token, 1)
+    assert rows.row(connection, id)["status"] == "RUNNING"
+    assert claim.claim_one(connection, worker_id=worker_id, token=token, task_id=id) is None
+
+
+def test_one_task_is_not_claimed_by_a_process_whose_row_is_gone(connection: Connection) -> None:
+    id = rows.add(connection)
+    assert (
+        claim.claim_one(connection, worker_id=str(uuid4()), token=str(uuid4()), task_id=id) is None
+    )
+    assert rows.row(connection, id)["status"] == "READY"
