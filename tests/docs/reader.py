@@ -94,6 +94,7 @@ class Reader:
         self.terminal = self._terminal("1")
         self.session: subprocess.Popen[str] | None = None
         self.started: subprocess.Popen[str] | None = None
+        self.started_file = scratch
         self.output = ""
         self.output_file: Path | None = None
         # The name of a database that the page makes itself, and which name it gets here.
@@ -234,7 +235,7 @@ class Reader:
         """Start a program beside the terminal."""
         assert self.started is None, "the page has not stopped what it started before"
         directory, environment = self.terminal.place()
-        self.output_file = self.scratch / f"started-{time.monotonic_ns()}"
+        self.output_file = self.started_file = self.scratch / f"started-{time.monotonic_ns()}"
         with self.output_file.open("w") as output:
             self.started = subprocess.Popen(
                 ["bash", "-c", f"exec {command}"],
@@ -249,10 +250,10 @@ class Reader:
 
     def stop(self) -> None:
         """Press Ctrl+C where something runs."""
-        assert self.started is not None and self.output_file is not None
+        assert self.started is not None, "nothing runs here"
         self.started.send_signal(signal.SIGINT)
         self.started.wait(timeout=60)
-        self.output = self.output_file.read_text()
+        self.output, self.output_file = self.started_file.read_text(), self.started_file
         # Bash reports Ctrl+C as 130; a worker ends with 0.
         assert self.started.returncode in {0, 130, -signal.SIGINT}, self.output
         self.started = None
