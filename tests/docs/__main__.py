@@ -33,6 +33,7 @@ MEANINGS = {
     "not run": "NOT run",
     "test": "(unseen) assertions and preparations",
     "hidden file": "(unseen) files",
+    "hidden append": "(unseen) additions to files",
     "hidden run": "(unseen) commands",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,24 @@ PAGES_OF_ONE_PROCESS = [
 ]
 
 
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported; its package is imported for that."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def follow(page: Path, directory: Path, server_url: str, template: str) -> None:
     """Do what each block of a page says; fail with the place of the first that is not so."""
+    found = steps(page)
+    for step in found:
+        if step.kind == "needs":
+            for module in step.argument.split(", "):
+                if not is_installed(module):
+                    pytest.skip(f"{step}: this page was NOT followed: no {module}")
     with reader(directory, server_url, template) as someone:
-        for step in steps(page):
+        for step in found:
             try:
                 someone.follow(step)
             except Exception as error:

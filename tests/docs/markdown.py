@@ -48,9 +48,10 @@ ABOVE = {
     "not run": set(BY_LANGUAGE),
 }
 # Those that stand alone, and those that hold hidden code themselves.
-ALONE = {"stop", "terminal", "project"}
-HIDDEN = {"test", "hidden file", "hidden run"}
-NEEDS_ARGUMENT = {"file", "append", "raises", "tested by", "not run", "project", "hidden file"}
+ALONE = {"stop", "terminal", "project", "needs"}
+HIDDEN = {"test", "hidden file", "hidden append", "hidden run"}
+NEEDS_ARGUMENT = {"file", "append", "raises", "tested by", "not run", "project", "needs"}
+NEEDS_ARGUMENT |= {"hidden file", "hidden append"}
 
 # Directives of MyST that hold no code; of the others the contents are read like the page itself.
 _NO_CODE = {"toctree", "include", "image", "figure"}

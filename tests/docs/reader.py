@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,7 +105,7 @@ class Reader:
         """Do one thing that the page says; raise AssertionError when it is not as the page says."""
         step = replace(step, code=step.code.replace(*self.own_database))
         match step.kind:
-            case "file" | "append" | "hidden file":
+            case "file" | "append" | "hidden file" | "hidden append":
                 self.write(step)
             case "run" | "hidden run":
                 self.run(step)
@@ -131,7 +132,7 @@ class Reader:
                 self.ask(step, step.kind)
             case "lint":
                 linting.lint(step)
-            case "shown" | "tested by" | "not run":
+            case "shown" | "tested by" | "not run" | "needs":
                 pass
             case _:
                 raise AssertionError(f"{step}: nobody follows {step.kind!r}")
@@ -142,8 +143,9 @@ class Reader:
         """Write a block to a file of the project, or add it to one."""
         path = Path(self.terminal.run("pwd").strip()) / step.argument
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if step.kind == "append" else "w") as file:
-            file.write(f"\n\n{step.code}" if step.kind == "append" else step.code)
+        appends = step.kind.endswith("append")
+        with path.open("a" if appends else "w") as file:
+            file.write(f"\n\n{step.code}" if appends else step.code)
         if path.name in {"settings.py", "models.py", "apps.py"}:
             self._end_session()
 
@@ -238,7 +240,7 @@ class Reader:
         self.output_file = self.started_file = self.scratch / f"started-{time.monotonic_ns()}"
         with self.output_file.open("w") as output:
             self.started = subprocess.Popen(
-                ["bash", "-c", f"exec {command}"],
+                ["bash", "-c", f"exec {on_a_free_port(command)}"],
                 cwd=directory,
                 env=environment | {"PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
@@ -321,9 +323,20 @@ class Reader:
             self.session = None
 
 
+_SERVES = re.compile(r"manage\.py (?:runserver|rundev)(?: \d+)?")
+
+
+def on_a_free_port(command: str) -> str:
+    """Let a command that serves the site do so where nobody else does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return _SERVES.sub(lambda found: f"{found[0].rstrip(' 0123456789')} {port}", command)
+
+
 def goes_on(command: str) -> bool:
     """Return whether a command ends at Ctrl+C only."""
-    if "manage.py runserver" in command:
+    if _SERVES.search(command):
         return True
     return "manage.py taskworker" in command and not re.search(
         r"--burst|--max-tasks[ =]|--help|-h\b", command

@@ -7,6 +7,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = "only for tests"
+DEBUG = True
 USE_TZ = True
 ROOT_URLCONF = "config.urls"
 
