@@ -205,6 +205,7 @@ def user_cursor(alias: str) -> Iterator[Any]:
 # What operators' reads ask for: plans through indexes as workers have them, and an end in any case.
 _READING = {
     **{key: _SESSION[key] for key in _SESSION if key.startswith("enable_") or key == "jit"},
+    "max_parallel_workers_per_gather": "0",
     "statement_timeout": "10s",
 }
 

@@ -5,6 +5,7 @@ Its examples are followed in tests/docs.
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 import subprocess
@@ -21,6 +22,7 @@ from django.db import connection
 
 import django_taskq
 from django_taskq import TaskStatus, conf, control
+from django_taskq.management.taskqueue import VERBS
 from django_taskq.models import LiveTask, Worker
 from django_taskq.results import AttemptError, TaskResult
 from django_taskq.statuses import TRANSITIONS
@@ -178,7 +180,7 @@ def test_every_flag_and_variable_of_the_worker_is_described() -> None:
 
 
 def test_every_name_of_control_is_described_with_its_options_and_attributes() -> None:
-    text = (REFERENCE / "control.md").read_text()
+    text = "".join((REFERENCE / name).read_text() for name in ("control.md", "taskqueue.md"))
     known = {word.partition("(")[0]: word for word in described("control.md")}
     attributes = set(re.findall(r"`(\w+)`", text))
     for name in control.__all__:
@@ -189,6 +191,41 @@ def test_every_name_of_control_is_described_with_its_options_and_attributes() ->
             assert set(re.findall(r"\w+", known[name])) - {name} == options, name
         elif is_dataclass(value):
             assert {field.name for field in fields(value)} <= attributes, name
+
+
+def verb_sections() -> dict[str, str]:
+    """Return what the reference says of each verb of `taskqueue`."""
+    parts = re.split(r"^## `(\w+)`$", (REFERENCE / "taskqueue.md").read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_flag_of_every_verb_is_described_where_the_verb_is(name: str) -> None:
+    section = verb_sections()[name]
+    parser = argparse.ArgumentParser(add_help=False)
+    VERBS[name].add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    told = {word.split()[0] for word in re.findall(r"`(--[^`]+)`", section)}
+    for flag in flags:
+        assert flag in told, flag
+    # "--json" and the like are told once for all, and one verb may speak of another's flags.
+    everywhere = {"--json"} | {
+        flag for verb in VERBS.values() for flag in _flags_of(verb) if name != verb.name
+    }
+    assert told <= flags | everywhere, told - flags
+
+
+def _flags_of(verb: Any) -> set[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    verb.add_arguments(parser)
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def test_every_finding_of_the_doctor_is_described() -> None:
+    source = (ROOT / "django_taskq/control/doctor.py").read_text()
+    made = set(re.findall(r'(?:error|warning|info)\(\s*"([a-z-]+)"', source))
+    assert len(made) >= 15
+    assert made <= set(re.findall(r"`([a-z-]+)`", verb_sections()["doctor"]))
 
 
 def test_every_exported_name_is_described() -> None:

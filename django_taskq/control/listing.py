@@ -69,15 +69,20 @@ ORDER BY found.finished_at DESC, found.id DESC
 _IDS = """id < %(before)s::uuid AND id >= %(oldest)s::uuid
     AND enqueued_at >= %(since)s::timestamptz"""
 
+# Each table has its limit: with one for both, all of both is sorted.
 LIST_ALL = f"""
 /* django_taskq:list */
 WITH walked AS MATERIALIZED (
   SELECT * FROM (
-    SELECT {_LIVE}
+    (SELECT {_LIVE}
     FROM django_taskq_livetask WHERE {_IDS}
+    ORDER BY id DESC
+    LIMIT %(window)s)
     UNION ALL
-    SELECT {_FINISHED}
+    (SELECT {_FINISHED}
     FROM django_taskq_finishedtask WHERE {_IDS}
+    ORDER BY id DESC
+    LIMIT %(window)s)
   ) AS t
   ORDER BY id DESC
   LIMIT %(window)s

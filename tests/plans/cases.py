@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from django_taskq import results
-from django_taskq.control import bulk, listing
+from django_taskq.control import bulk, detail, doctor, findings, listing, overview
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
@@ -121,6 +121,49 @@ def settled(**changes: Any) -> enqueue.Settled:
         "headers": None,
     }
     return enqueue.Settled(**{**values, **changes})
+
+
+def _add_looks(add: Any) -> None:
+    """Add what operators ask about the whole, and about one task."""
+
+    def look(name: str, send: Any, *indexes: tuple[str, ...]) -> None:
+        add(name, send, *indexes, by="operator")
+
+    for name, indexes in {
+        "STATUS_LANES": [READY_HEAD, QUEUE, LANE, DUE],
+        "STATUS_RUNNING": [WORKER_ALL],
+        "STATUS_HELD": [HELD_ALL],
+        "STATUS_BADLY": [("django_taskq_finished_badly", "status")],
+        "STATUS_RECENT": [ENDED],
+        "WORKERS": [WORKER],
+        "OLDEST_DUE": [READY_HEAD, QUEUE, LANE],
+    }.items():
+        look(f"overview.{name}", asking(getattr(overview, name)), *indexes)
+    look("detail.FIND_IDS", lambda c: detail.find_id("019f"), LIVE_KEY, FINISHED_KEY)
+    look(
+        "detail.SHOW",
+        lambda c: detail._read("default", id_of("a", 1)),
+        LIVE_KEY,
+        FINISHED_KEY,
+    )
+    look(
+        "detail.AHEAD",
+        lambda c: detail._ahead(
+            "default", "queue1", 0, datetime(2020, 1, 1, tzinfo=UTC), id_of("a", 1)
+        ),
+        LANE,
+        DUE,
+    )
+    for name in vars(findings):
+        if name.isupper():
+            few = {"HELD_NAMES": [HELD_ALL], "ORPHANS": [WORKER_ALL]}
+            statement = getattr(findings, name)
+            look(f"findings.{name}", asking(statement), *few.get(name, []))
+
+
+def asking(statement: str) -> Any:
+    """Send a statement without parameters as an operator does."""
+    return lambda connection: doctor._ask("default", statement)
 
 
 def _add_lists(add: Any) -> None:
@@ -308,6 +351,7 @@ def _cases() -> list[Case]:
             variant=count,
         )
     _add_lists(add)
+    _add_looks(add)
     add(
         "results.READ",
         lambda c: results.read_row("default", mine[0]),

@@ -75,6 +75,16 @@ def test_planned_while_the_tables_were_small_it_uses_its_indexes(
     check(plans.prepared_plan(database.connection(case.by), executes[case.label]), case)
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.by == "operator"], ids=lambda case: case.label
+)
+def test_what_operators_ask_reads_few_rows_of_full_tables(filled: Any, case: Case) -> None:
+    _, _, plan = plans.measure(filled.operator, case.sent)
+
+    # Of 100,000 in each table: a status counts 20,000 at the most.
+    assert plans.rows_read(plan) <= 25_000, plans.describe(plan)
+
+
 def check(plan: Any, case: Case) -> None:
     """Fail unless the plan reads tables through the indexes of the case, each with a condition."""
     found = list(plans.scans(plan))

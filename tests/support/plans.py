@@ -84,6 +84,15 @@ def scans(plan: Any, *, table: str = "", stops_early: bool = False) -> Iterator[
         )
 
 
+def rows_read(plan: Any) -> int:
+    """Return how many rows of tables that fill up a measured plan has looked at."""
+    own = 0
+    if plan.get("Relation Name") in TABLES:
+        seen = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        own = round(seen * plan["Actual Loops"])
+    return own + sum(rows_read(child) for child in plan.get("Plans", []))
+
+
 def describe(plan: Any, depth: int = 0) -> str:
     """Draw a plan for the message of a failed test."""
     words = [plan["Node Type"], plan.get("Index Name") or plan.get("Relation Name") or ""]
