@@ -66,6 +66,18 @@ def _age(name: str, value: Any) -> float | None:
     return float(seconds)
 
 
+def _names_and_patterns(key: str, value: Any) -> tuple[Any, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(getattr(rule, "pattern", rule), str) for rule in value
+    ):
+        raise ImproperlyConfigured(
+            f'DJANGO_TASKQ["{key}"] is {value!r}; it takes a list of names and compiled patterns.'
+        )
+    return tuple(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Hold the validated settings; a key of the dict is the field's name in capitals."""
@@ -106,6 +118,9 @@ class Settings:
     task_defaults: dict[str, Any] = field(
         default_factory=dict, metadata={"check": _dict_of_options}
     )
+
+    # Secret arguments of all tasks: their names and patterns; None is Django's rule for settings.
+    redact: tuple[Any, ...] | None = field(default=None, metadata={"check": _names_and_patterns})
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -23,6 +23,7 @@ from django_taskq.exceptions import (
 )
 from django_taskq.hints import hint_after_commit
 from django_taskq.ids import parse_id
+from django_taskq.redact import shown_call
 from django_taskq.serialization import class_path, error_record
 from django_taskq.statuses import TaskStatus
 from django_taskq.tasks_api import (
@@ -70,7 +71,7 @@ class AttemptError(TaskError):  # type: ignore[misc]  # the stub is not frozen
     finished_at: datetime | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # the stub is not frozen
     """What became of an enqueued task; `refresh()` reads it anew."""
 
@@ -86,6 +87,13 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
     # What it carries along from where it was enqueued, by carrier.
     headers: dict[str, Any] = field(default_factory=dict)
     _return_value: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        args, kwargs = shown_call(self.task, self.args, self.kwargs)
+        return (
+            f"<TaskResult {self.task.name} {self.id} {self.row_status} "
+            f"args={args!r} kwargs={kwargs!r}>"
+        )
 
     def wait(self, timeout: float | None = None) -> R:
         """Wait until the task has finished and return its value.

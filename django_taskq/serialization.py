@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django.db.models import Model
@@ -81,12 +81,18 @@ def dump_value(name: str, value: Any) -> str:
     return text
 
 
-def dump_error(error: BaseException, *, attempt: int, worker: str) -> str:
-    """Return the record of a failed attempt as JSON text; never raise, whatever the error does."""
+def dump_error(
+    error: BaseException, *, attempt: int, worker: str, hide: Callable[[str], str] | None = None
+) -> str:
+    """Return the record of a failed attempt as JSON text; never raise, whatever the error does.
+
+    `hide` masks what is secret in the message and the traceback.
+    """
+    message, traceback_text = _safely_str(error), _safe_traceback(error)
     return error_record(
         class_path=class_path(type(error)),
-        message=_safely_str(error),
-        traceback_text=_safe_traceback(error),
+        message=hide(message) if hide else message,
+        traceback_text=hide(traceback_text) if hide else traceback_text,
         attempt=attempt,
         worker=worker,
     )

@@ -28,6 +28,7 @@ from django.utils.module_loading import import_string
 
 from django_taskq import registry, results
 from django_taskq.exceptions import UnknownTask
+from django_taskq.redact import Rule
 from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json
 from django_taskq.suggestions import did_you_mean
 from django_taskq.task_defaults import apply_defaults
@@ -106,6 +107,8 @@ class Task(BaseTask[P, R], Generic[P, R]):
     soft_timeout: float | None = None
     # Seconds from the later of enqueue and run_after in which the task must have started.
     expires_after: float | None = None
+    # Names of secret arguments, and patterns of such names.
+    redact: tuple[Rule, ...] = ()
     # Whether the return value is kept; the row of the finished task is kept in any case.
     store_result: bool = True
     # Seconds from enqueue to the earliest start: using(run_after=timedelta or seconds).
@@ -338,7 +341,7 @@ def split_call(name: str, call: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
         return call, {}
     raise TypeError(
         f"{name}.enqueue_many() takes a tuple of arguments or a dict of keyword arguments per "
-        f"task, not {call!r}. For single arguments write [(x,) for x in …]."
+        f"task, not {type(call).__name__}. For single arguments write [(x,) for x in …]."
     )
 
 
@@ -367,6 +370,9 @@ async def aget_result(result_id: str) -> TaskResult[Any]:
 
 class _Missing:
     """Stand in for a function that this process does not know."""
+
+    # Nobody knows which of its arguments are secret.
+    is_missing = True
 
     def __init__(self, key: str) -> None:
         self.__module__, _, self.__qualname__ = key.rpartition(".")
@@ -426,7 +432,7 @@ def task(f: Any = None, /, **options: Any) -> Any:
     `takes_context` (False), `max_attempts` (1), `retry_on` ((Exception,)), `give_up_on` (()),
     `backoff` (exponential(base=15, cap=3600) seconds), `timeout` and `soft_timeout` (seconds from
     the start; none), `expires_after` (seconds from enqueue or run_after; never), `store_result`
-    (True).
+    (True), `redact` (names of arguments that are secret; none).
 
     Raise TypeError for an unknown option and InvalidTask for a function that no worker could find.
     """
@@ -498,6 +504,7 @@ class _Defaults:
     retry_on = (Exception,)
     give_up_on = ()
     backoff = DEFAULT_BACKOFF
+    redact = ()
     store_result = True
     delay = 0.0
     is_copy = False

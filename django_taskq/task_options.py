@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypedDict
 
+from django_taskq.redact import check_rules
 from django_taskq.retries import Backoff, check_backoff
 from django_taskq.serialization import is_storable
 from django_taskq.suggestions import did_you_mean
@@ -31,6 +33,7 @@ class TaskOptions(TypedDict, total=False):
     soft_timeout: float | timedelta | None
     expires_after: float | timedelta | None
     store_result: bool
+    redact: Sequence[str | re.Pattern[str]]
 
 
 def check_options(task: Any) -> None:
@@ -74,6 +77,7 @@ def check_options(task: Any) -> None:
             raise InvalidTask(f"{where}: {option} takes exception classes, not {kinds!r}.")
         put(option, kinds)
     try:
+        put("redact", check_rules(task.redact))
         put("backoff", check_backoff(task.backoff))
         for option in ("timeout", "soft_timeout", "expires_after"):
             if getattr(task, option) is not None:
@@ -113,7 +117,7 @@ def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
 
 def refuse_in_using(option: str) -> str:
     """Say why using() does not take an option."""
-    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context"}
+    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context", "redact"}
     if option in of_code:
         return (
             f"using() cannot change {option}: it is code, which a row cannot hold. "

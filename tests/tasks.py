@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from django.db import transaction
 
@@ -38,6 +41,63 @@ def echo(*args: Any, **kwargs: Any) -> dict[str, Any]:
 def moved(x: int) -> int:
     """Return what it was called with; stood in another module once."""
     return x
+
+
+@task(redact=["pin", re.compile("^card_")], takes_context=True, max_attempts=2)
+def pay(
+    context: TaskContext,
+    pin: Any,
+    amount: int = 0,
+    *secret_notes: str,
+    how: str = "return",
+    options: Any = None,
+    **extra: Any,
+) -> Any:
+    """Spill a secret in the way that `how` says."""
+    spilled = f"<{pin}>"
+    context.progress(1, 2, spilled)
+    match how:
+        case "message":
+            raise ValueError(spilled)
+        case "key":
+            raise KeyError(pin)
+        case "quoted":
+            raise ValueError([pin, pin.encode()], json.dumps({"pin": pin}))
+        case "url":
+            raise ConnectionError(f"https://bank.test/?{urlencode({'pin': pin})} {quote(pin)}")
+        case "cause":
+            try:
+                raise ValueError(spilled)
+            except ValueError as error:
+                raise RuntimeError("declined") from error
+        case "context":
+            try:
+                raise ValueError(spilled)
+            except ValueError:
+                raise RuntimeError("declined") from Exception(spilled)
+        case "note":
+            error = RuntimeError("declined")
+            error.add_note(spilled)
+            raise error
+        case "group":
+            raise ExceptionGroup("declined", [ValueError(spilled), ValueError(pin)])
+        case "options":
+            raise ValueError(options, extra, secret_notes)
+        case "cancel":
+            raise Cancel(spilled)
+        case "retry":
+            raise Retry(spilled)
+        case "long":
+            raise ValueError("x" * 2039 + " " + pin)
+        case "unstorable":
+            return {pin: {1, 2}}
+    return spilled
+
+
+@task(redact=["pin"])
+async def pay_async(pin: Any) -> None:
+    """Spill a secret on an event loop."""
+    raise ValueError(f"<{pin}>")
 
 
 @task

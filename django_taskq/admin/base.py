@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -53,7 +54,7 @@ class ReadOnlyAdmin(_ModelAdmin):
         return False
 
 
-def preformatted(value: Any) -> SafeString:
-    """Show a JSON value, escaped, as it would be written by hand."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+def preformatted(value: Any, *, hide: Callable[[str], str] = str) -> SafeString:
+    """Show a JSON value, escaped, as it would be written by hand; `hide` masks secrets in it."""
+    text = hide(json.dumps(value, indent=2, ensure_ascii=False))
     return format_html('<pre style="white-space: pre-wrap; margin: 0">{}</pre>', text)

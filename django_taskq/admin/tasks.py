@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -9,12 +10,30 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from django_taskq import registry
 from django_taskq.admin.base import ReadOnlyAdmin, preformatted
 from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.models.tasks import TaskRow
+from django_taskq.redact import hider_of, shown_call
 from django_taskq.statuses import TaskStatus
+from django_taskq.task import find
 
 _WHAT = ("id", "task", "status", "queue_name", "priority", "shown_args", "shown_kwargs")
+
+
+def _task_of(row: TaskRow) -> Any:
+    """Return the row's task: which of its arguments are secret is written in the code."""
+    known = find(row.task)
+    if known is None:
+        registry.discover()
+        known = find(row.task)
+    return known
+
+
+def _hidden(row: TaskRow, text: Any) -> str:
+    """Mask in a text about a row what its secret arguments hold."""
+    hide = hider_of(_task_of(row), row.args, row.kwargs) if text else None
+    return str(text) if hide is None else hide(str(text))
 
 
 class TaskAdmin(ReadOnlyAdmin):
@@ -30,11 +49,11 @@ class TaskAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("arguments"))
     def shown_args(self, row: TaskRow) -> SafeString:
-        return preformatted(row.args)
+        return preformatted(shown_call(_task_of(row), row.args, row.kwargs)[0])
 
     @admin.display(description=_("keyword arguments"))
     def shown_kwargs(self, row: TaskRow) -> SafeString:
-        return preformatted(row.kwargs)
+        return preformatted(shown_call(_task_of(row), row.args, row.kwargs)[1])
 
     @admin.display(description=_("attempts"))
     def shown_attempts(self, row: TaskRow) -> str:
@@ -46,7 +65,7 @@ class TaskAdmin(ReadOnlyAdmin):
             return "–"
         done, total = row.progress.get("done"), row.progress.get("total")
         counted = f"{done} / {total}" if total else f"{done}"
-        return f"{counted} {row.progress.get('message') or ''}".strip()
+        return f"{counted} {_hidden(row, row.progress.get('message') or '')}".strip()
 
     @admin.display(description=_("errors"))
     def shown_errors(self, row: TaskRow) -> SafeString | str:
@@ -60,9 +79,9 @@ class TaskAdmin(ReadOnlyAdmin):
                     (
                         SafeString(" open") if place == 0 else "",
                         error.get("exception_class_path", ""),
-                        error.get("message", ""),
+                        _hidden(row, error.get("message", "")),
                         error.get("finished_at", ""),
-                        error.get("traceback", ""),
+                        _hidden(row, error.get("traceback", "")),
                     )
                     for place, error in enumerate(reversed(row.errors))
                 ),
@@ -123,7 +142,7 @@ class FinishedTaskAdmin(TaskAdmin):
 
     @admin.display(description=_("return value"))
     def shown_return_value(self, row: FinishedTask) -> SafeString:
-        return preformatted(row.return_value)
+        return preformatted(row.return_value, hide=partial(_hidden, row))
 
     @admin.display(description=_("run time"))
     def run_time(self, row: FinishedTask) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -38,6 +39,7 @@ from django_taskq.outcomes import (
     Retrying,
     Snoozed,
 )
+from django_taskq.redact import Hide, RedactedError, hider
 from django_taskq.results import TaskResult, decode_errors
 from django_taskq.retries import backoff_from_json, next_delay, should_retry
 from django_taskq.serialization import class_path, dump_error, dump_value, error_record
@@ -155,7 +157,7 @@ class Executor:
         except BaseException as error:
             outcome = self._decide(row, run, error, began)
             if self._failure_heard and isinstance(outcome, Failed | Cancelled):
-                self._send(task_finished, row, run, TaskStatus.FAILED, error=outcome.error)
+                self._send_failure(row, run, outcome.error)
             return outcome
 
     async def execute_async(self, row: Claimed, run: Run, began: float) -> Outcome:
@@ -184,9 +186,7 @@ class Executor:
         except BaseException as error:
             outcome = self._decide(row, run, error, began)
             if self._failure_heard and isinstance(outcome, Failed | Cancelled):
-                await sync_to_async(self._send)(
-                    task_finished, row, run, TaskStatus.FAILED, error=outcome.error
-                )
+                await sync_to_async(self._send_failure)(row, run, outcome.error)
             return outcome
 
     def overdue(self, row: Claimed, run: Run, began: float) -> Outcome:
@@ -234,10 +234,12 @@ class Executor:
         ended = time.monotonic()
         if isinstance(error, Snooze):
             return Snoozed(row.id, row.claim, error.delay)
+        hide = hider(run.task, row.args, row.kwargs)
         if isinstance(error, Cancel):
+            reason = error.reason or "The task cancelled itself."
             record = error_record(
                 class_path=class_path(TaskCancelled),
-                message=error.reason or "The task cancelled itself.",
+                message=hide(reason) if hide else reason,
                 traceback_text="",
                 attempt=row.attempts,
                 worker=self.worker_id,
@@ -252,17 +254,30 @@ class Executor:
         except Exception as broken:  # a backoff function of the project's; it ends the task
             broken.__context__ = error
             error, delay = broken, None
-        record = dump_error(error, attempt=row.attempts, worker=self.worker_id)
+        record = dump_error(error, attempt=row.attempts, worker=self.worker_id, hide=hide)
         if delay is None:
             return Failed(row.id, row.claim, record, began, ended)
         return Retrying(row.id, row.claim, record, delay, began, ended)
 
     def _task_context(self, row: Claimed, run: Run) -> TaskContext:
+        hide = cache(partial(hider, run.task, row.args, row.kwargs))
         return TaskContext(
             task_result=self._result(row, run, TaskStatus.RUNNING),
-            report=lambda progress: self.report(row, progress),
+            report=lambda progress: self.report(row, _redacted(progress, hide)),
             stopping=self.is_stopping,
         )
+
+    def _send_failure(self, row: Claimed, run: Run, error: str) -> None:
+        """Send task_finished; Django's receiver logs the error that is being handled."""
+        if hider(run.task, row.args, row.kwargs) is None:
+            self._send(task_finished, row, run, TaskStatus.FAILED, error=error)
+            return
+        try:
+            record = _loads(error)
+            raise RedactedError(record["traceback"] or record["message"]) from None
+        except RedactedError as shown:
+            shown.__context__ = None
+            self._send(task_finished, row, run, TaskStatus.FAILED, error=error)
 
     def _send(
         self,
@@ -325,6 +340,13 @@ async def _await_within(
 def overdue_error(run: Run) -> HardTimeLimit:
     """Return the error of a task that has not ended within its hard time limit."""
     return HardTimeLimit(f"The task was killed after its timeout of {run.timeout:g} s.")
+
+
+def _redacted(progress: dict[str, Any], hide: Callable[[], Hide | None]) -> dict[str, Any]:
+    message = progress["message"]
+    if message and (masked := hide()) is not None:
+        return {**progress, "message": masked(str(message))}
+    return progress
 
 
 def retry_delay(
