@@ -336,6 +336,29 @@ def test_a_cancellation_that_makes_no_sense_is_refused(
     assert message in refusal("cancel", *words, "--no-input")
 
 
+# --- prune ----------------------------------------------------------------------------------------
+
+
+def test_prune_deletes_what_ended_long_ago() -> None:
+    for days in (1, 8, 9, 10):
+        make_row(TaskStatus.SUCCESSFUL, finished_at=timezone.now() - timedelta(days=days))
+    make_row(TaskStatus.READY)
+
+    assert read("prune", "--limit", "1") == {"deleted": 1}
+    assert taskqueue("prune") == "2 task(s) deleted.\n"
+    assert taskqueue("prune") == "0 task(s) deleted.\n"
+    assert read("prune", "--older-than", "12h") == {"deleted": 1}
+    assert LiveTask.objects.count() == 1
+
+
+def test_prune_has_to_be_told_an_age_where_everything_is_kept(settings: Any) -> None:
+    settings.DJANGO_TASKQ = {"RETENTION": None}
+    make_row(TaskStatus.FAILED, finished_at=timezone.now() - timedelta(days=10))
+
+    assert "keeps finished tasks for ever" in refusal("prune")
+    assert read("prune", "--older-than", "1w") == {"deleted": 1}
+
+
 # --- enqueue and run ------------------------------------------------------------------------------
 
 

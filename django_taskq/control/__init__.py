@@ -1,7 +1,7 @@
 """The one door for operators: the admin, the command line and your own code come in here.
 
     look    list_tasks, find_id, show, status, workers   listing.py, detail.py, overview.py
-    act     retry, retry_all, cancel, cancel_all         bulk.py
+    act     retry, retry_all, cancel, cancel_all, prune  bulk.py
     probe   health, diagnose                             overview.py, doctor.py
     run     run_here                                     running.py
 
@@ -11,7 +11,15 @@ TASKS setting says. Reads are bounded: none walks over a whole table.
 
 from __future__ import annotations
 
-from django_taskq.control.bulk import Changed, Skipped, cancel, cancel_all, retry, retry_all
+from django_taskq.control.bulk import (
+    Changed,
+    Skipped,
+    cancel,
+    cancel_all,
+    prune,
+    retry,
+    retry_all,
+)
 from django_taskq.control.databases import ControlError, database_of
 from django_taskq.control.detail import TaskDetail, find_id, show
 from django_taskq.control.doctor import diagnose
@@ -51,6 +59,7 @@ __all__ = [
     "find_id",
     "health",
     "list_tasks",
+    "prune",
     "retry",
     "retry_all",
     "run_here",

@@ -1,4 +1,4 @@
-"""Retry and cancel: some tasks by their ids, or all that a filter leaves.
+"""Retry, cancel and prune: some tasks by their ids, or all that a filter leaves.
 
 At most 1,000 tasks go in a transaction, each its own unless the caller has one open. What somebody
 else holds at that moment is skipped and reported, never waited for.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
 
-from django_taskq import db
+from django_taskq import conf, db
 from django_taskq.control.databases import ControlError, database_of
 from django_taskq.control.listing import every_line, known_status
 from django_taskq.exceptions import TaskCancelled
@@ -22,6 +22,7 @@ from django_taskq.ids import parse_id
 from django_taskq.serialization import class_path, error_record
 from django_taskq.statuses import FINISHED, TaskStatus
 from django_taskq.transitions import operate
+from django_taskq.transitions.prune import prune as delete_old
 
 # What retry() takes without force: a second run of these repeats nothing that had succeeded.
 _ENDED_BADLY = (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED)
@@ -132,6 +133,28 @@ def cancel_all(
         for lines in every_line(alias, status=each, queue_name=queue_name, task=task, since=since):
             changed += _cancel_batch(alias, [line.id for line in lines], reason)
     return changed
+
+
+def prune(
+    *,
+    older_than: timedelta | float | None = None,
+    limit: int | None = None,
+    database: str | None = None,
+) -> int:
+    """Delete tasks that ended longer ago than that; return how many.
+
+    `older_than` is seconds or a timedelta, by default the setting RETENTION. At most `limit` tasks
+    are deleted, if it is given. Raise ControlError if RETENTION keeps everything and no age is
+    given, or for a negative one.
+    """
+    alias = database_of(database)
+    age = conf.get().retention if older_than is None else older_than
+    if age is None:
+        raise ControlError("RETENTION keeps finished tasks for ever: say how old they have to be.")
+    seconds = age.total_seconds() if isinstance(age, timedelta) else float(age)
+    if not 0 <= seconds < float("inf"):
+        raise ControlError(f"{older_than!r} is no age: it takes seconds from 0 up or a timedelta.")
+    return delete_old(alias, seconds, limit)
 
 
 def _retry_batch(alias: str, ids: Sequence[str], *, force: bool) -> Changed:

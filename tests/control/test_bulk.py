@@ -225,6 +225,18 @@ def test_only_one_status_can_be_cancelled() -> None:
     assert LiveTask.objects.get().pk == ready.pk
 
 
+def test_old_tasks_are_pruned_and_bad_ages_refused() -> None:
+    make_row(TaskStatus.FAILED, finished_at=timezone.now() - timedelta(hours=2))
+    kept = make_row(TaskStatus.FAILED)
+
+    assert control.prune(older_than=timedelta(hours=1)) == 1
+    assert control.prune(older_than=3600) == 0
+    assert FinishedTask.objects.get().pk == kept.pk
+    for age in (-1, float("inf"), float("nan")):
+        with pytest.raises(ControlError, match="is no age"):
+            control.prune(older_than=age)
+
+
 def test_a_result_retries_itself() -> None:
     result = tasks.add.enqueue(1, 2)
     finish(result, status=TaskStatus.FAILED, errors=[make_error("builtins.ValueError", "no")])

@@ -1,7 +1,7 @@
 """The verbs of `manage.py taskqueue`: arguments in, a call of `control`, an answer out.
 
 look.py     status, list, show, workers
-act.py      retry, cancel
+act.py      retry, cancel, prune
 start.py    enqueue, run
 probe.py    health, doctor
 parsing.py  what the flags share, and errors that help

@@ -1,4 +1,4 @@
-"""retry, cancel: tasks by their ids, or all that filters leave."""
+"""retry, cancel: tasks by their ids, or all that filters leave. prune: what ended long ago."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django_taskq import control
 from django_taskq.control import Changed, ControlError, Skipped
 from django_taskq.control.listing import every_line
 from django_taskq.management.taskqueue.answers import EXIT_ERROR, EXIT_OK, Answer, Verb
-from django_taskq.management.taskqueue.parsing import add_filters, filters, usage
+from django_taskq.management.taskqueue.parsing import add_filters, filters, seconds, usage, whole
 from django_taskq.statuses import TaskStatus
 from django_taskq.tasks_api import TaskResultDoesNotExist
 
@@ -98,6 +98,28 @@ def _ask(options: dict[str, Any], chosen: list[dict[str, Any]]) -> None:
         raise usage("Nothing was changed.")
 
 
+# --- prune ----------------------------------------------------------------------------------------
+
+
+def _prune_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--older-than",
+        metavar="TIME",
+        type=seconds,
+        help="that ended longer ago: 90s, 10m, 2h, 3d, 1w (default: the setting RETENTION)",
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=whole(1, 10**12), help="so many at the most (default: all)"
+    )
+
+
+def _prune(options: dict[str, Any]) -> Answer:
+    deleted = control.prune(
+        older_than=options["older_than"], limit=options["limit"], database=options["database"]
+    )
+    return Answer(data={"deleted": deleted}, lines=[f"{deleted:,} task(s) deleted."])
+
+
 # --- both -----------------------------------------------------------------------------------------
 
 
@@ -162,5 +184,11 @@ VERBS = (
         help="end tasks that wait",
         add_arguments=_cancel_arguments,
         run=_cancel,
+    ),
+    Verb(
+        name="prune",
+        help="delete finished tasks that are old",
+        add_arguments=_prune_arguments,
+        run=_prune,
     ),
 )
