@@ -9,11 +9,13 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from django_taskq import db
+from django_taskq import db, registry
 from django_taskq.control.databases import ControlError, database_of
 from django_taskq.control.listing import moment, utc
 from django_taskq.control.overview import WorkerLine, workers
+from django_taskq.redact import MASK, Hide, hider_of, shown_call
 from django_taskq.statuses import TaskStatus
+from django_taskq.task import find
 from django_taskq.tasks_api import TaskResultDoesNotExist
 
 # How many tasks of one prefix are named, and how many before a task are counted.
@@ -75,8 +77,9 @@ class TaskDetail:
     task: str
     queue_name: str
     priority: int
-    args: list[Any]
-    kwargs: dict[str, Any]
+    # MASK instead, if the task is not known here.
+    args: list[Any] | str
+    kwargs: dict[str, Any] | str
     attempts: int
     max_attempts: int | None
     crashes: int
@@ -155,8 +158,38 @@ def _read(alias: str, id: str) -> Any:
 
 
 def _masked(made: dict[str, Any]) -> dict[str, Any]:
-    """Hide what the task's options say is not for everybody's eyes."""
-    return made
+    """Mask secret arguments, and what they hold wherever else it shows.
+
+    Which arguments are secret is written in the code: of a task that is not known here all are.
+    """
+    if registry.get(made["task"]) is None:
+        registry.discover()
+    task = find(made["task"])
+    hide = hider_of(task, made["args"], made["kwargs"])
+    if hide is None:
+        return made
+    args, kwargs = shown_call(task, made["args"], made["kwargs"])
+    errors = [
+        {**record, **{name: hide(str(record.get(name, ""))) for name in ("message", "traceback")}}
+        for record in made["errors"]
+    ]
+    elsewhere = {name: _hidden(made[name], hide) for name in ("progress", "return_value")}
+    return {**made, "args": args, "kwargs": kwargs, "errors": errors, **elsewhere}
+
+
+def _hidden(value: Any, hide: Hide) -> Any:
+    """Mask what a JSON value holds of secrets."""
+    match value:
+        case dict():
+            return {hide(key): _hidden(item, hide) for key, item in value.items()}
+        case list():
+            return [_hidden(item, hide) for item in value]
+        case str():
+            return hide(value)
+        case int() | float() if not isinstance(value, bool) and hide(repr(value)) != repr(value):
+            return MASK
+        case _:
+            return value
 
 
 def _with(detail: TaskDetail, **changes: Any) -> TaskDetail:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from django_taskq import TaskStatus, control
 from django_taskq.control import ControlError, detail
 from django_taskq.models.worker import WorkerKind
+from django_taskq.redact import MASK
 from django_taskq.tasks_api import TaskResultDoesNotExist
 from tests.rows import make_error, make_row, make_worker
 
@@ -72,6 +73,43 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_the_only_one() -> None:
         control.find_id("0199")
     with pytest.raises(TaskResultDoesNotExist):
         control.find_id("0299")
+
+
+SECRET = "4111-1111"
+
+
+def test_secret_arguments_are_masked_wherever_they_show() -> None:
+    row = make_row(
+        TaskStatus.SUCCESSFUL,
+        task="tests.tasks.echo",
+        args=[1],
+        kwargs={"password": SECRET, "name": "Ada"},
+        errors=[make_error("builtins.ValueError", f"no such card: {SECRET}")],
+        progress={"done": 1, "message": f"charging {SECRET}"},
+        return_value={"card": [SECRET, True], "sum": 3},
+    )
+
+    shown = control.show(str(row.pk))
+
+    assert SECRET not in repr(shown)
+    assert (shown.args, shown.kwargs) == ([1], {"password": MASK, "name": "Ada"})
+    assert shown.errors[0]["message"] == f"no such card: {MASK}"
+    assert shown.errors[0]["exception_class_path"] == "builtins.ValueError"
+    assert shown.return_value == {"card": [MASK, True], "sum": 3}
+
+
+def test_of_a_task_that_is_not_known_here_everything_is_masked() -> None:
+    row = make_row(
+        TaskStatus.FAILED,
+        task="shop.tasks.gone",
+        args=[SECRET],
+        errors=[make_error("builtins.ValueError", SECRET)],
+    )
+
+    shown = control.show(str(row.pk))
+
+    assert SECRET not in repr(shown)
+    assert shown.args == MASK
 
 
 @pytest.mark.parametrize("text", ["", "shop", "0199'--", "0" * 33])
