@@ -23,6 +23,11 @@ def _our_backends() -> list[Any]:
     return [backend for backend in task_backends.all() if hasattr(backend, "database")]
 
 
+def _aliases() -> list[str]:
+    """Return the aliases of the databases that hold our tables."""
+    return sorted({backend.database for backend in _our_backends()} or {DEFAULT_DB_ALIAS})
+
+
 @register(Tags.compatibility)
 def check_distribution(**kwargs: Any) -> Iterator[CheckMessage]:
     """E005: another project with our import name is installed over us."""
@@ -41,8 +46,7 @@ def check_distribution(**kwargs: Any) -> Iterator[CheckMessage]:
 @register(Tags.compatibility)
 def check_database(**kwargs: Any) -> Iterator[CheckMessage]:
     """E001: the tasks' database is not PostgreSQL."""
-    aliases = {backend.database for backend in _our_backends()} or {DEFAULT_DB_ALIAS}
-    for alias in sorted(aliases):
+    for alias in _aliases():
         try:
             db.user_connection(alias)
         except ImproperlyConfigured as error:
@@ -113,3 +117,41 @@ def check_default_backend(**kwargs: Any) -> Iterator[CheckMessage]:
             hint='Set its BACKEND to "django_taskq.backend.TaskqBackend".',
             id="django_taskq.W001",
         )
+
+
+@register(Tags.compatibility)
+def check_pooler(**kwargs: Any) -> Iterator[CheckMessage]:
+    """W012: DJANGO_TASKQ says that there is a pooler, DATABASES asks for what it cannot keep."""
+    try:
+        if not conf.get().pooled:
+            return
+        databases = [db.user_connection(alias) for alias in _aliases()]
+    except Exception:
+        return  # E001 and E002 say what is wrong
+    for database in databases:
+        given = database.settings_dict
+        options = given["OPTIONS"]
+        for is_lost, what, fix in (
+            (
+                not given.get("DISABLE_SERVER_SIDE_CURSORS"),
+                "lets Django use server-side cursors, which QuerySet.iterator() loses there",
+                'Set its "DISABLE_SERVER_SIDE_CURSORS" to True.',
+            ),
+            (
+                options.get("assume_role"),
+                'has OPTIONS["assume_role"], and SET ROLE stays with whoever comes next',
+                "Let the server set it: ALTER ROLE … SET role = …",
+            ),
+            (
+                options.get("prepare_threshold") is not None,
+                'has OPTIONS["prepare_threshold"], and prepared statements meet those of others',
+                "Leave it out.",
+            ),
+        ):
+            if is_lost:
+                yield Warning(
+                    'DJANGO_TASKQ["POOLED"] says that a pooler in transaction mode stands before '
+                    f'the database, but DATABASES["{database.alias}"] {what}.',
+                    hint=fix,
+                    id="django_taskq.W012",
+                )

@@ -8,10 +8,12 @@ from datetime import timedelta
 from functools import cache
 from typing import Any, cast
 
+import psycopg
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from psycopg.conninfo import conninfo_to_dict
 
 from django_taskq.suggestions import did_you_mean
 
@@ -78,6 +80,18 @@ def _names_and_patterns(key: str, value: Any) -> tuple[Any, ...] | None:
     return tuple(value)
 
 
+def _connection_string(key: str, value: Any) -> str:
+    try:
+        conninfo_to_dict(value)
+        return str(value)
+    except (psycopg.ProgrammingError, TypeError, AttributeError):
+        # Not shown: there may be a password in it.
+        raise ImproperlyConfigured(
+            f'DJANGO_TASKQ["{key}"] is no connection string. It takes "host=db.internal port=5432" '
+            'or "postgresql://db.internal:5432/name".'
+        ) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Hold the validated settings; a key of the dict is the field's name in capitals."""
@@ -113,7 +127,11 @@ class Settings:
     email_backend: str = "django.core.mail.backends.smtp.EmailBackend"
     # The queue of those mails.
     email_queue: str = "default"
-
+    # Whether workers reach PostgreSQL through a pooler in transaction mode, such as PgBouncer.
+    pooled: bool = False
+    # Where to listen, as a connection string: for workers whose DATABASES lead through a pooler.
+    # What it leaves out (user, password, dbname) is as in DATABASES.
+    listen_dsn: str = field(default="", metadata={"check": _connection_string})
     # Options of tasks that their @task leaves open.
     task_defaults: dict[str, Any] = field(
         default_factory=dict, metadata={"check": _dict_of_options}

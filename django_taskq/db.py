@@ -2,7 +2,8 @@
 
 Two kinds. The *user's* connection is Django's, in whatever transaction the caller is: enqueue runs
 there. A *worker* connection is our own psycopg connection, for claims and finishes: usable in any
-thread, in autocommit, never from Django's pool, always READ COMMITTED.
+thread, in autocommit, never from Django's pool, always READ COMMITTED. Where a pooler in
+transaction mode stands between (`DJANGO_TASKQ["POOLED"]`), it is a PooledConnection.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
+
+from django_taskq import conf
+from django_taskq.pooled import PooledConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +36,9 @@ Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 # What is raised when the server cannot be talked to now, or on a connection that is closed already.
 Trouble = (psycopg.OperationalError, psycopg.InterfaceError)
 
-# What a worker connection asks for at its start. The times bound how long a framework statement
-# waits for a lock or runs; UTC makes texts of timestamps sort like the timestamps.
+# What a worker connection asks for: at its start, or through a pooler in each transaction. The
+# times bound how long a framework statement waits for a lock or runs; UTC makes texts of timestamps
+# sort like the timestamps.
 _SESSION = {
     "timezone": "UTC",
     "default_transaction_isolation": "read committed",
@@ -65,29 +71,105 @@ def user_connection(alias: str) -> BaseDatabaseWrapper:
 
 
 def worker_connection(alias: str, *, name: str) -> Connection:
-    """Open a connection of our own, with Django's parameters asked anew (passwords may rotate)."""
-    wrapper = user_connection(alias)
-    parameters: dict[str, Any] = {**wrapper.get_connection_params()}
-    for ours in ("cursor_factory", "context", "prepare_threshold", "autocommit"):
-        parameters.pop(ours, None)
-    options = " ".join(f"-c {key}={_escape(value)}" for key, value in _SESSION.items())
-    parameters["options"] = f"{parameters.get('options') or ''} {options}".strip()
+    """Open a connection of our own, with Django's parameters asked anew (passwords may rotate).
+
+    Raise ImproperlyConfigured where a pooler does not let our settings through.
+    """
+    parameters = _parameters(alias)
     parameters["application_name"] = name[:63]
-    connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=2)
+    role = user_connection(alias).settings_dict["OPTIONS"].get("assume_role")
+    try:
+        connect = _pooled if conf.get().pooled else _direct
+        connection = connect(parameters, role)
+    except psycopg.OperationalError as error:
+        if "unsupported startup parameter" in str(error):
+            raise ImproperlyConfigured(_refusal(alias)) from error
+        raise
     for kind in _AS_TEXT:
         connection.adapters.register_loader(kind, TextLoader)
-    role = wrapper.settings_dict["OPTIONS"].get("assume_role")
+    return cast(Connection, connection)
+
+
+def listening_connection(alias: str, dsn: str, *, connect_timeout: int) -> Connection:
+    """Open a connection for LISTEN around a pooler, to where `dsn` leads.
+
+    User, password, database and all else that it leaves out are as for the alias.
+    """
+    usual = _parameters(alias)
+    for where in ("host", "hostaddr", "port"):
+        usual.pop(where, None)
+    parameters = {**usual, "connect_timeout": connect_timeout, **conninfo_to_dict(dsn)}
+    parameters["application_name"] = "taskworker listener"
+    return cast(Connection, psycopg.connect(**parameters, autocommit=True))
+
+
+def _parameters(alias: str) -> dict[str, Any]:
+    """Return what Django would connect with, less what is Django's own affair."""
+    parameters: dict[str, Any] = {**user_connection(alias).get_connection_params()}
+    for djangos in ("cursor_factory", "context", "prepare_threshold", "autocommit"):
+        parameters.pop(djangos, None)
+    return parameters
+
+
+def _direct(parameters: dict[str, Any], role: str | None) -> psycopg.Connection[Any]:
+    """Connect to PostgreSQL itself: what is set at the start stays set."""
+    options = " ".join(f"-c {key}={_escape(value)}" for key, value in _SESSION.items())
+    options = f"{parameters.get('options') or ''} {options}".strip()
+    connection = psycopg.connect(
+        **{**parameters, "options": options}, autocommit=True, prepare_threshold=2
+    )
+    # PgBouncer can be told to accept startup options and to drop them. Without ours, texts of
+    # timestamps come in any zone and prepared statements meet those of others.
+    row = connection.execute("SELECT current_setting('plan_cache_mode')").fetchone()
+    if row != (_SESSION["plan_cache_mode"],):
+        connection.close()
+        raise ImproperlyConfigured(_DROPPED)
     if role:
         connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
-    return cast(Connection, connection)
+    return connection
+
+
+def _pooled(parameters: dict[str, Any], role: str | None) -> psycopg.Connection[Any]:
+    """Connect to a pooler: no startup options, no prepared statements, settings by transaction."""
+    connection = PooledConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+    # READ COMMITTED is asked for by BEGIN: set_config() would come after the first snapshot.
+    settings = {name: value for name, value in _SESSION.items() if name != _ISOLATION}
+    connection.each_transaction({**settings, "role": role} if role else settings)
+    return connection
+
+
+_ISOLATION = "default_transaction_isolation"
+
+_DROPPED = (
+    "The settings that a worker asks PostgreSQL for at the start of its connection do not arrive: "
+    "a pooler between drops them (PgBouncer with ignore_startup_parameters = options). "
+    'Set DJANGO_TASKQ = {"POOLED": True}, or connect the worker to PostgreSQL itself.'
+)
+
+
+def _refusal(alias: str) -> str:
+    """Say what to do about a pooler that takes no startup options."""
+    if not conf.get().pooled:
+        return (
+            f'The database "{alias}" is reached through a pooler (PgBouncer) that refuses startup '
+            'options. Set DJANGO_TASKQ = {"POOLED": True}, or connect the worker to PostgreSQL '
+            "itself."
+        )
+    return (
+        f'The database "{alias}" is reached through a pooler (PgBouncer) that refuses startup '
+        f'options, and DATABASES["{alias}"]["OPTIONS"]["options"] or the variable PGOPTIONS holds '
+        "some. Move them to the server: ALTER ROLE … SET …, or ALTER DATABASE … SET …"
+    )
 
 
 def forget_plans(connection: Connection) -> None:
     """Have statements planned anew: one planned on an analysed, empty table reads all of it later.
 
-    Costs 40 µs; sent with what is done once a second or less.
+    Costs 40 µs; sent with what is done once a second or less. Through a pooler nothing is prepared,
+    and so every statement is planned anew.
     """
-    connection.execute("DISCARD PLANS")
+    if not isinstance(connection, PooledConnection):
+        connection.execute("DISCARD PLANS")
 
 
 def roll_back(connection: Connection) -> None:

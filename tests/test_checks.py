@@ -17,6 +17,7 @@ from django_taskq.checks import (
     check_database,
     check_default_backend,
     check_distribution,
+    check_pooler,
     check_settings,
     check_tasks,
 )
@@ -56,6 +57,7 @@ def test_our_checks_are_registered() -> None:
         "check_database",
         "check_default_backend",
         "check_distribution",
+        "check_pooler",
         "check_settings",
         "check_tasks",
     } <= registered
@@ -211,3 +213,33 @@ def test_w001_is_quiet_when_ours_is_the_default(backend: str | None) -> None:
         return
     with override_settings(TASKS={"default": {"BACKEND": backend}}):
         assert list(check_default_backend()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "server-side cursors"),
+        ({"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"assume_role": "app"}}, "assume_role"),
+        ({"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"prepare_threshold": 0}}, "prepare_th"),
+    ],
+)
+@override_settings(DJANGO_TASKQ={"POOLED": True})
+def test_w012_what_django_is_told_does_not_survive_a_pooler(
+    changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in changes.items():
+        monkeypatch.setitem(connections["default"].settings_dict, key, value)
+    warning = only(check_pooler())
+    assert warning.id == "django_taskq.W012"
+    assert words in warning.msg
+    assert '"default"' in warning.msg
+    assert warning.hint
+
+
+def test_w012_is_quiet_without_a_pooler_and_where_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert list(check_pooler()) == []
+    monkeypatch.setitem(connections["default"].settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
+    with override_settings(DJANGO_TASKQ={"POOLED": True}):
+        assert list(check_pooler()) == []

@@ -55,6 +55,9 @@ def test_the_retention_is_seconds_or_a_timedelta_or_none(given: Any, seconds: An
         ({"RETENTION": timedelta(days=-1)}, "it takes seconds from 0 up"),
         ({"RETENTION": float("inf")}, "or None"),
         ({"LISTEN": 1}, r"\"LISTEN\"\] is 1; it takes True or False"),
+        ({"POOLED": "yes"}, r"\"POOLED\"\] is 'yes'; it takes True or False"),
+        ({"LISTEN_DSN": "nonsense"}, r"\"LISTEN_DSN\"\] is no connection string.*host=db"),
+        ({"LISTEN_DSN": 5432}, r"\"LISTEN_DSN\"\] is no connection string"),
         (None, "DJANGO_TASKQ is None; it takes a dict"),
         ([("LISTEN", True)], "it takes a dict"),
     ],
@@ -73,3 +76,12 @@ def test_what_is_wrong_stays_wrong_at_the_second_look() -> None:
         for _ in range(2):
             with pytest.raises(ImproperlyConfigured):
                 conf.get()
+
+
+def test_a_password_in_a_bad_connection_string_is_not_shown() -> None:
+    with (
+        override_settings(DJANGO_TASKQ={"LISTEN_DSN": "host=db secret-and-more"}),
+        pytest.raises(ImproperlyConfigured) as caught,
+    ):
+        conf.get()
+    assert "secret" not in str(caught.value)

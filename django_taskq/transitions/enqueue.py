@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from django_taskq.db import user_connection, user_cursor
+from django_taskq.db import Connection, user_connection, user_cursor
 from django_taskq.ids import TaskId
 
 
@@ -205,6 +205,17 @@ SELECT pg_notify('{CHANNEL}', '')
 
 
 def hint(alias: str) -> None:
-    """Tell listening workers to look; the only NOTIFY there is, and it says nothing else."""
+    """Tell listening workers to look; it says nothing else."""
     with user_cursor(alias) as cursor:
         cursor.execute(HINT)
+
+
+PROBE = f"""
+/* django_taskq:probe */
+SELECT pg_notify('{CHANNEL}', %(payload)s)
+"""
+
+
+def probe(connection: Connection, payload: str) -> None:
+    """Send what is no hint: a worker tries whether notifications reach it."""
+    connection.execute(PROBE, {"payload": payload})

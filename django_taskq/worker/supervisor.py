@@ -20,10 +20,10 @@ import psycopg
 from django_taskq import __version__, conf, db, registry
 from django_taskq.events import worker_log
 from django_taskq.transitions import claim, operate, presence
-from django_taskq.transitions.enqueue import CHANNEL
 from django_taskq.worker.children import Children
 from django_taskq.worker.console import banner
 from django_taskq.worker.lanes import QueueChoice
+from django_taskq.worker.listener import Listener
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.pruner import Pruner
 from django_taskq.worker.reload import Reload, hold_signals, start_anew
@@ -61,6 +61,7 @@ class Supervisor:
         self.pruner = Pruner(conf.get().retention)
         self.vitals = Vitals(options, self.children)
         self.reload = Reload(say) if options.reload else None
+        self.listener = Listener(options, self.id)
         self.exit_code = EXIT_OK
         # Set once a stop was asked for: when children that still live are killed.
         self._stop_until: float | None = None
@@ -189,6 +190,7 @@ class Supervisor:
             with contextlib.suppress(psycopg.Error):
                 presence.leave(self._connection, [self.id])
             self._connection.close()
+        self.listener.forget()
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -216,6 +218,8 @@ class Supervisor:
         connection = self._connect()
         if not self._has_arrived:
             self._arrive(connection)
+        if not self._is_leaving:
+            self.listener.tend(now)
         if self.children.aftermath.settle(connection):
             self._tick_at = 0.0  # for others to take what was put back
         if now >= self._beat_at:
@@ -237,12 +241,13 @@ class Supervisor:
         """Wait for signals, news of children, hints, or the next thing that is due."""
         children, nursery, reload = self.children, self.children.nursery, self.reload
         sources: list[Any] = [self.signals.wake, children.bell_read]
+        # Most often one and the same.
+        connections = {c for c in (self._connection, self.listener.connection) if c is not None}
+        sources += connections
         if nursery is not None:
             sources.append(nursery.socket)
         if reload is not None:
             sources.append(reload.watch.wake)
-        if self._connection is not None:
-            sources.append(self._connection)
         pause = max(0.0, self._wake_at(now) - time.monotonic())
         readable, _, _ = select.select(sources, [], [], pause)
         if self.signals.wake in readable:
@@ -257,8 +262,8 @@ class Supervisor:
             self._stop(grace=0.0)
         if children.bell_read in readable:
             self._answer_bell(os.read(children.bell_read, 4096).decode())
-        if self._connection is not None and self._connection in readable:
-            self._hear_hints(self._connection)
+        for connection in connections.intersection(readable):
+            self._hear_hints(connection)
 
     def _wake_at(self, now: float) -> float:
         filling = self._connection is not None and not self._is_leaving
@@ -271,6 +276,8 @@ class Supervisor:
             moments.append(self._beat_at)
         else:
             moments += [self._tick_at, self._beat_at, self.pruner.next_at]
+            if (listener_at := self.listener.wake_at()) is not None:
+                moments.append(listener_at)
         if self._stop_until is not None:
             if self.children.are_gone:
                 moments.append(now + 0.05)
@@ -285,12 +292,13 @@ class Supervisor:
     def _connect(self) -> db.Connection:
         if self._connection is None or self._connection.closed:
             self._connection = db.worker_connection(self.options.database, name="taskworker")
-            if self.options.listen:
-                self._connection.execute(f"LISTEN {CHANNEL}")
+            self.listener.use(self._connection)
         return self._connection
 
     def _lose_connection(self, error: psycopg.Error) -> None:
         if self._connection is not None:
+            if self.listener.connection is self._connection:
+                self.listener.forget()
             self._connection.close()
             self._connection = None
         self.vitals.lost_database()
@@ -335,13 +343,16 @@ class Supervisor:
             self._end_burst(claims)
 
     def _hear_hints(self, connection: db.Connection) -> None:
-        """Read notifications; one is as good as many."""
+        """Read notifications; one is as good as many. Data on another connection is its end."""
         try:
-            hints = list(connection.notifies(timeout=0))
+            if connection is self.listener.connection:
+                heard = self.listener.hear()
+            else:
+                heard = bool(list(connection.notifies(timeout=0)))
         except db.Trouble as error:
             self._lose_connection(error)
             return
-        if hints and not self._is_leaving:
+        if heard and not self._is_leaving:
             self._has_missed_work = not self.children.wake_one("h")
             # What was enqueued for later than now is for the tick to know.
             self._tick_at = min(self._tick_at, time.monotonic() + _TICK_AFTER_HINT)

@@ -383,6 +383,7 @@ def _cases() -> list[Case]:
             FINISHED_KEY,
             variant=f"from {floor[:9]}",
         )
+    add("enqueue.PROBE", lambda c: enqueue.probe(c, "probe:1"))
     worker = id_of("e", 1)
     add(
         "presence.ARRIVE",

@@ -162,7 +162,8 @@ class Command(BaseCommand):
         except NurseryFailed as error:
             self.stderr.write(f"The project could not be loaded:\n{error}")
             code = EXIT_ERROR
-        except HealthPortTaken as error:
+        # The port for probes is taken; or a pooler stands there that POOLED says nothing of.
+        except (HealthPortTaken, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from None
         if code:
             sys.exit(code)
@@ -224,6 +225,14 @@ class Command(BaseCommand):
                 self.style.WARNING(
                     f'TASKS["default"] is {type(task_backends["default"]).__name__}: tasks of '
                     "the default backend do not come here."
+                )
+            )
+        settings = conf.get()
+        if options.listen and settings.pooled and not settings.listen_dsn:
+            self.stderr.write(
+                self.style.NOTICE(
+                    'Behind a pooler and without DJANGO_TASKQ["LISTEN_DSN"] there are no hints: '
+                    "new tasks start within a second."
                 )
             )
         allowed = _allowed_queues()
