@@ -6,26 +6,16 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, router
 
 from django_taskq import carried, conf, db, registry, task_defaults
-from django_taskq.task import implicit_backend
+from django_taskq.router import databases_of_tasks, our_backends
+from django_taskq.task import find
 from django_taskq.tasks_api import has_tasks_setting, task_backends
-
-
-def _our_backends() -> list[Any]:
-    """Return the backends that keep their tasks in our tables."""
-    if not has_tasks_setting():
-        return [implicit_backend()]
-    return [backend for backend in task_backends.all() if hasattr(backend, "database")]
-
-
-def _aliases() -> list[str]:
-    """Return the aliases of the databases that hold our tables."""
-    return sorted({backend.database for backend in _our_backends()} or {DEFAULT_DB_ALIAS})
 
 
 @register(Tags.compatibility)
@@ -46,7 +36,7 @@ def check_distribution(**kwargs: Any) -> Iterator[CheckMessage]:
 @register(Tags.compatibility)
 def check_database(**kwargs: Any) -> Iterator[CheckMessage]:
     """E001: the tasks' database is not PostgreSQL."""
-    for alias in _aliases():
+    for alias in databases_of_tasks():
         try:
             db.user_connection(alias)
         except ImproperlyConfigured as error:
@@ -119,13 +109,78 @@ def check_default_backend(**kwargs: Any) -> Iterator[CheckMessage]:
         )
 
 
+def _databases_of_models() -> set[str]:
+    """Return the aliases that other apps' models are written to."""
+    models = [model for model in apps.get_models() if model._meta.app_label != "django_taskq"]
+    return {router.db_for_write(model) for model in models}
+
+
+@register(Tags.compatibility)
+def check_one_transaction(**kwargs: Any) -> Iterator[CheckMessage]:
+    """W010: tasks and models in two databases have no transaction in common."""
+    try:
+        databases = {backend.alias: backend.database for backend in our_backends()}
+    except Exception:
+        return  # Django's own check of TASKS says what is wrong
+    used = _databases_of_models()
+    for alias in sorted({*databases.values()} - {DEFAULT_DB_ALIAS}):
+        if DEFAULT_DB_ALIAS in used:
+            yield Warning(
+                f'Tasks are kept in the database "{alias}", models in "{DEFAULT_DB_ALIAS}": '
+                "enqueue() commits by itself, also when the transaction around it rolls back.",
+                hint="Enqueue with transaction.on_commit(), or keep the tasks beside the models. "
+                'If it is meant so: SILENCED_SYSTEM_CHECKS = ["django_taskq.W010"].',
+                id="django_taskq.W010",
+            )
+    registry.discover()
+    for key in registry.names():
+        task = find(key)
+        if not getattr(task, "atomic", False):
+            continue
+        alias = databases.get(getattr(task, "backend", ""))
+        elsewhere = ", ".join(f'"{other}"' for other in sorted(used - {alias}))
+        if alias is not None and elsewhere:
+            yield Warning(
+                f'The task "{key}" is atomic: its result commits together with what it writes to '
+                f'"{alias}", where the tasks are kept, but not with what it writes to {elsewhere}.',
+                hint="Make those writes safe to repeat. If they are, or if there are none: "
+                'SILENCED_SYSTEM_CHECKS = ["django_taskq.W010"].',
+                id="django_taskq.W010",
+            )
+
+
+@register(Tags.compatibility)
+def check_router(**kwargs: Any) -> Iterator[CheckMessage]:
+    """W011: our models are looked for in another database than the one with the tasks."""
+    from django_taskq.models import LiveTask
+
+    try:
+        databases = databases_of_tasks()
+    except Exception:
+        return  # Django's own check of TASKS says what is wrong
+    found = router.db_for_read(LiveTask)
+    untouched = [alias for alias in databases if not router.allow_migrate_model(alias, LiveTask)]
+    if found not in databases:
+        problem = f'the admin looks for them in "{found}"'
+    elif untouched:
+        problem = f'migrate does not create the tables in "{untouched[0]}"'
+    else:
+        return
+    yield Warning(
+        f'Tasks are kept in the database "{untouched[0] if untouched else databases[0]}", but '
+        f"DATABASE_ROUTERS does not know of it: {problem}.",
+        hint='DATABASE_ROUTERS = ["django_taskq.router.TaskqRouter"]',
+        id="django_taskq.W011",
+    )
+
+
 @register(Tags.compatibility)
 def check_pooler(**kwargs: Any) -> Iterator[CheckMessage]:
     """W012: DJANGO_TASKQ says that there is a pooler, DATABASES asks for what it cannot keep."""
     try:
         if not conf.get().pooled:
             return
-        databases = [db.user_connection(alias) for alias in _aliases()]
+        databases = [db.user_connection(alias) for alias in databases_of_tasks()]
     except Exception:
         return  # E001 and E002 say what is wrong
     for database in databases:

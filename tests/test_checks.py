@@ -17,10 +17,13 @@ from django_taskq.checks import (
     check_database,
     check_default_backend,
     check_distribution,
+    check_one_transaction,
     check_pooler,
+    check_router,
     check_settings,
     check_tasks,
 )
+from django_taskq.task import find_or_raise
 from tests.rows import IMMEDIATE, OURS
 
 
@@ -57,7 +60,9 @@ def test_our_checks_are_registered() -> None:
         "check_database",
         "check_default_backend",
         "check_distribution",
+        "check_one_transaction",
         "check_pooler",
+        "check_router",
         "check_settings",
         "check_tasks",
     } <= registered
@@ -243,3 +248,81 @@ def test_w012_is_quiet_without_a_pooler_and_where_all_is_well(
     monkeypatch.setitem(connections["default"].settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
     with override_settings(DJANGO_TASKQ={"POOLED": True}):
         assert list(check_pooler()) == []
+
+
+# A second database
+
+
+SECOND = {"default": {"BACKEND": OURS, "OPTIONS": {"DATABASE": "queue"}}}
+ROUTERS = ["django_taskq.router.TaskqRouter"]
+
+
+class Elsewhere:
+    """A project's router that keeps groups apart."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        return "archive" if model.__name__ == "Group" else None
+
+
+def atomically() -> None: ...
+
+
+@override_settings(TASKS=SECOND, DATABASE_ROUTERS=ROUTERS)
+def test_w010_tasks_and_models_have_no_transaction_in_common() -> None:
+    warning = only(check_one_transaction())
+    assert warning.id == "django_taskq.W010"
+    assert 'Tasks are kept in the database "queue", models in "default"' in warning.msg
+    assert "on_commit" in str(warning.hint)
+    assert 'SILENCED_SYSTEM_CHECKS = ["django_taskq.W010"]' in str(warning.hint)
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("routers", [ROUTERS, [*ROUTERS, "tests.test_checks.Elsewhere"]])
+def test_w010_an_atomic_task_covers_one_database_only(
+    routers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = task(name="shop.atomically")(atomically).key
+    # The option, whatever else it asks for.
+    object.__setattr__(find_or_raise(key), "atomic", True)
+    with override_settings(DATABASE_ROUTERS=routers):
+        warnings = list(check_one_transaction())
+    if routers == ROUTERS:
+        assert warnings == []
+        return
+    warning = only(warnings)
+    assert warning.id == "django_taskq.W010"
+    assert '"shop.atomically" is atomic' in warning.msg
+    assert 'but not with what it writes to "archive"' in warning.msg
+
+
+def test_w010_is_quiet_when_tasks_are_beside_the_models() -> None:
+    assert list(check_one_transaction()) == []
+
+
+@override_settings(TASKS=SECOND)
+def test_w011_a_second_database_without_a_router() -> None:
+    warning = only(check_router())
+    assert warning.id == "django_taskq.W011"
+    assert 'in the database "queue"' in warning.msg
+    assert 'the admin looks for them in "default"' in warning.msg
+    assert "django_taskq.router.TaskqRouter" in str(warning.hint)
+
+
+class NeverThere:
+    """A project's router that leads reads right and lets nobody migrate."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return "queue" if model._meta.app_label == "django_taskq" else None
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+        return db == "default"
+
+
+@override_settings(TASKS=SECOND, DATABASE_ROUTERS=["tests.test_checks.NeverThere"])
+def test_w011_a_router_that_keeps_our_tables_from_being_made() -> None:
+    assert 'does not create the tables in "queue"' in only(check_router()).msg
+
+
+@override_settings(TASKS=SECOND, DATABASE_ROUTERS=ROUTERS)
+def test_w011_is_quiet_with_our_router() -> None:
+    assert list(check_router()) == []

@@ -14,6 +14,8 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from django_taskq.router import database_of_tasks
+
 # The stubs have type parameters where the classes have none.
 if TYPE_CHECKING:
     _Paginator = Paginator[Any]
@@ -43,6 +45,10 @@ class ReadOnlyAdmin(_ModelAdmin):
     show_full_result_count = False
     list_per_page = 50
     actions = None
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Read where the tasks are kept, whatever the project's routers say."""
+        return super().get_queryset(request).using(database_of_tasks())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

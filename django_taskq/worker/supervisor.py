@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+from django.db import DEFAULT_DB_ALIAS
 
 from django_taskq import __version__, conf, db, registry
 from django_taskq.events import worker_log
@@ -129,8 +130,11 @@ class Supervisor:
         if presence.tables_exist(connection):
             return True
         worker_log.error(
-            "The database %r has no tables of django_taskq: run manage.py migrate.",
+            "The database %r has no tables of django_taskq: run manage.py migrate%s.",
             self.options.database,
+            ""
+            if self.options.database == DEFAULT_DB_ALIAS
+            else f" django_taskq --database {self.options.database}",
         )
         self.exit_code = EXIT_ERROR
         return False

@@ -12,11 +12,11 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS
 
 from django_taskq import conf, db, registry
+from django_taskq.router import databases_of_tasks, our_backends
 from django_taskq.suggestions import did_you_mean
-from django_taskq.task import find, implicit_backend
+from django_taskq.task import find
 from django_taskq.tasks_api import has_tasks_setting, task_backends
 from django_taskq.worker.console import set_up_logging, wants_color
 from django_taskq.worker.fork import NurseryFailed
@@ -363,24 +363,18 @@ def _environment(name: str, parse: Callable[[str], Any], default: Any) -> Any:
         raise CommandError(f"{name}: {error}") from None
 
 
-def _our_backends() -> list[Any]:
-    if not has_tasks_setting():
-        return [implicit_backend()]
-    return [backend for backend in task_backends.all() if hasattr(backend, "database")]
-
-
 def _database() -> str:
     """Return the alias of the one database that our backends use."""
-    aliases = sorted({backend.database for backend in _our_backends()})
+    aliases = databases_of_tasks()
     if len(aliases) > 1:
         raise CommandError(
             f"Tasks are kept in several databases ({', '.join(aliases)}): say which one this "
             "worker serves, with --database."
         )
-    return aliases[0] if aliases else DEFAULT_DB_ALIAS
+    return aliases[0]
 
 
 def _allowed_queues() -> set[str]:
     """Return the queues that the settings allow; none if some backend allows all."""
-    allowed = [set(backend.queues) for backend in _our_backends()]
+    allowed = [set(backend.queues) for backend in our_backends()]
     return set().union(*allowed) if all(allowed) else set()
