@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -61,15 +62,15 @@ def start_with(tmp_path: Path) -> Iterator[Starter]:
 
 
 @pytest.fixture
-def pool(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def pool(database: str) -> Iterator[None]:
     """Let Django's connections of this process come from a pool of two."""
     pytest.importorskip("psycopg_pool")
     connection.close()
     options = {**connection.settings_dict["OPTIONS"], "pool": {"min_size": 1, "max_size": 2}}
-    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
-    yield
-    connection.close()
-    connection.close_pool()
+    with mock.patch.dict(connection.settings_dict, {"OPTIONS": options}):
+        yield
+        connection.close()
+        connection.close_pool()
 
 
 @pytest.mark.usefixtures("pool")

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import environ
 import psycopg
@@ -242,7 +243,7 @@ def test_a_worker_without_the_setting_ends_and_names_it(
 
 
 @pytest.fixture
-def through_pgbouncer(pgbouncer: PgBouncer, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def through_pgbouncer(pgbouncer: PgBouncer, name: str) -> Iterator[None]:
     """Point the test's own Django connection at PgBouncer."""
     connection.close()
     changes = {
@@ -250,10 +251,9 @@ def through_pgbouncer(pgbouncer: PgBouncer, name: str, monkeypatch: pytest.Monke
         "DISABLE_SERVER_SIDE_CURSORS": True,
         "OPTIONS": {},
     }
-    for key, value in changes.items():
-        monkeypatch.setitem(connection.settings_dict, key, value)
-    yield
-    connection.close()
+    with mock.patch.dict(connection.settings_dict, changes):
+        yield
+        connection.close()
 
 
 @pytest.mark.usefixtures("through_pgbouncer")
