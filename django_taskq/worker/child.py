@@ -53,6 +53,7 @@ def run_tasks(options: WorkerOptions, memory: SharedMemory, order: dict[str, Any
         orders=order["orders"],
         bell=order["bell"],
         slot=order["slot"],
+        lent=(lambda: memory.lent_to_others(record)) if options.places else None,
     )
     pool.run(feeder)
     feeder.end()

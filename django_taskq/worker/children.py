@@ -155,7 +155,12 @@ class Children:
     def _vacant(self) -> list[Slot]:
         """Return the slots to fork into: as many as children are missing."""
         taken = [slot for slot in self.slots if slot.worker_id]
-        missing = self.options.children - sum(not slot.record.is_hung for slot in taken)
+        # Where a child runs many tasks, one that retires is replaced at once: its last task may be
+        # long, and the places of the others must not stand empty until then.
+        missing = self.options.children - sum(
+            not (slot.record.is_retiring if self.options.places else slot.record.is_hung)
+            for slot in taken
+        )
         return [slot for slot in self.slots if not slot.worker_id][: max(0, missing)]
 
     def _make_room(self) -> None:
@@ -217,6 +222,7 @@ class Children:
         if now - slot.forked_at < _TOO_SOON and not held.running and not is_planned:
             slot.fork_not_before = now + _PAUSE
         slot.worker_id, slot.pid, slot.killed_for, slot.overdue = "", 0, "", ()
+        slot.record.reset()  # what it says of a dead child would count on
 
     # --- watching --------------------------------------------------------------------------------
 

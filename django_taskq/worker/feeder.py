@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -46,6 +46,8 @@ _LOOK_BEHIND_OTHERS = 0.05
 # Claims whose answer was lost are looked for after a reconnect, every so many seconds for a minute
 # (the lost statement may commit late: longer than its timeout), and once a minute with work.
 _SWEEP_SOON, _SWEEP_SOON_FOR, _SWEEP = 5.0, 60.0, 60.0
+# While a child that is being replaced still takes places, they are counted so often.
+_LENT = 0.02
 # Progress is stored at most so often.
 _REPORT_EVERY = 0.2
 # The longest that a process that ends at once waits for its outcomes to be stored.
@@ -68,6 +70,7 @@ class Feeder(threading.Thread):
         slot: int,
         orders: int,
         bell: int,
+        lent: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(name="taskq-feeder", daemon=True)
         self.options = options
@@ -84,6 +87,10 @@ class Feeder(threading.Thread):
         self.lanes = Lanes(QueueChoice(options.queues, options.excluded))
         # Asked to stop: claims nothing, and the main thread starts nothing.
         self.stopping = False
+        # Says how many places a child that is being replaced by this one still takes, where there
+        # are places; and what it said last.
+        self._count_lent = lent
+        self._lent = 0
         # Why this child ends with what it has in hand, and is replaced; "": it does not.
         self.retiring_for = ""
         # The main thread looks at this before it nudges.
@@ -225,9 +232,10 @@ class Feeder(threading.Thread):
             return 0
         if self.pool.size == 1 and self.record.running_for(now) > _LONG:
             return 0
-        size = self.pool.size
+        self._lent = self._count_lent() if self._count_lent is not None else 0
+        size = self.pool.size - self._lent
         held = self.record.unstarted + self.pool.busy
-        target = size + self._ahead(size, now)
+        target = size + (self._ahead(size, now) if not self._lent else 0)
         room = target - held
         # A claim should be worth its trip, the more so when it needs one of its own; but nothing
         # that could run a task is left without one.
@@ -450,6 +458,7 @@ class Feeder(threading.Thread):
             if not self.record.is_retiring:
                 self.record.say_retiring()
             self.pool.put(None)
+            self._ring("r")  # the next one may be forked at once
             worker_log.info("Child %d ends %s.", self.slot, self.retiring_for)
 
     # --- giving back -----------------------------------------------------------------------------
@@ -528,8 +537,10 @@ class Feeder(threading.Thread):
 
     def _sleep_for(self, now: float) -> float | None:
         moments = []
-        if self._look_at is not None:
-            moments.append(max(self._next_look(), now + 0.001))
+        if now < (look_at := self._next_look()) < float("inf"):
+            moments.append(look_at)  # one that is due waits for room, and so for an outcome …
+        if self._lent:
+            moments.append(now + _LENT)  # … or for the end of another child's task
         if self._reports:
             moments.append(self._reported_at + _REPORT_EVERY)
         if self._in_hand:

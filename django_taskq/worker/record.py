@@ -450,6 +450,14 @@ class SharedMemory:
             kind(self._memory, base, _HEADER_SIZE + slot * size, places) for slot in range(children)
         ]
 
+    def lent_to_others(self, mine: Record) -> int:
+        """Count the tasks that retiring children have yet to end, but for those that hang."""
+        return sum(
+            record.running + record.unstarted
+            for record in self.records
+            if record.is_retiring and record is not mine and not record.is_hung
+        )
+
     @classmethod
     def create(cls, children: int, places: int = 0) -> SharedMemory:
         """Make the memory: a file without a name, that its processes inherit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -15,10 +15,15 @@ from tests.processes.support import Gate, Ledger, Start, is_alive, sql, statuses
 pytestmark = pytest.mark.slow
 
 
-def running_after(starts: Sequence[Start], seconds: float) -> Iterator[tuple[float, int]]:
+def running_after(
+    starts: Sequence[Start], seconds: float | Mapping[str, float]
+) -> Iterator[tuple[float, int]]:
     """Yield each moment at which a task has begun or ended, and how many run from then on."""
+    times = dict.fromkeys((start.tag for start in starts), seconds)
+    times = {tag: s if isinstance(s, float) else s[tag] for tag, s in times.items()}
     changes = sorted(
-        [(start.at, 1) for start in starts] + [(start.at + seconds, -1) for start in starts]
+        [(start.at, 1) for start in starts]
+        + [(start.at + times[start.tag], -1) for start in starts]
     )
     running = 0
     for moment, change in changes:
@@ -26,7 +31,9 @@ def running_after(starts: Sequence[Start], seconds: float) -> Iterator[tuple[flo
         yield moment, running
 
 
-def longest_stretch_below(starts: Sequence[Start], seconds: float, capacity: int) -> float:
+def longest_stretch_below(
+    starts: Sequence[Start], seconds: float | Mapping[str, float], capacity: int
+) -> float:
     """Return the longest time in which fewer tasks ran, while there was still more to start."""
     longest = 0.0
     below_since: float | None = starts[0].at
@@ -62,6 +69,26 @@ def test_children_are_replaced_after_so_many_tasks_without_a_gap(
     assert worker.output.count(f"ends after {each} tasks.") >= 1000 // each - children
     assert "WARNING" not in worker.output and "exited with" not in worker.output
     assert len(results) == 1000
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_a_process_with_many_places_is_replaced_while_its_last_tasks_run(
+    pool: str, start: Starter, ledger: Ledger
+) -> None:
+    places, each = 4, 10
+    seconds = {f"n{number}": 4.0 if number % 10 == 5 else 0.1 for number in range(60)}
+    tasks.note.enqueue_many([(ledger.path, tag, time) for tag, time in seconds.items()])
+    worker = start("-P", pool, "-c", str(places), "--max-tasks-per-child", str(each), children=1)
+    wait_until(lambda: not statuses(), what="all tasks end")
+
+    starts = ledger.starts()
+    assert Counter(start.tag for start in starts) == dict.fromkeys(seconds, 1)
+    assert max(Counter(start.pid for start in starts).values()) == each
+    assert len({start.pid for start in starts}) == 6
+    assert max(running for _, running in running_after(starts, seconds)) <= places
+    assert longest_stretch_below(starts, seconds, places - 1) < 1.0
+    assert sql("SELECT DISTINCT attempts, crashes FROM django_taskq_finishedtask") == [(1, 0)]
+    assert "ERROR" not in worker.output
 
 
 def test_the_stretches_of_a_ledger_are_measured() -> None:
