@@ -20,7 +20,17 @@ from benchmarks.measure import BenchmarkError, Figure, Sizes, table
 from benchmarks.tree import PROJECT, Tree
 
 # Each is a module with a `measure(tree, sizes)` that yields figures.
-MEASUREMENTS = ("enqueue", "drain", "pools", "latency", "claim", "snapshot", "idle", "memory")
+MEASUREMENTS = (
+    "enqueue",
+    "drain",
+    "atomic",
+    "pools",
+    "latency",
+    "claim",
+    "snapshot",
+    "idle",
+    "memory",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

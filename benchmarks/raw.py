@@ -27,10 +27,10 @@ from django_taskq.transitions.presence import ARRIVE
 CHANNEL = QUEUE = "benchmark_raw"
 
 
-def drain(url: str, processes: int, batch: int, count: int) -> float:
+def drain(url: str, processes: int, batch: int, count: int, *, mode: str = "drain") -> float:
     """Drain what waits with so many loops; return tasks per second."""
     with ExitStack() as stack:
-        loops = [stack.enter_context(process("drain", url, str(batch))) for _ in range(processes)]
+        loops = [stack.enter_context(process(mode, url, str(batch))) for _ in range(processes)]
         for loop in loops:
             begin(loop)
         for loop in loops:
@@ -78,6 +78,8 @@ def main(mode: str, url: str, *rest: str) -> None:
     sys.stdin.readline()
     if mode == "drain":
         _drain(connection, worker, int(rest[0]))
+    elif mode == "atomic":
+        _commit_each(connection, worker, int(rest[0]))
     else:
         _listen(connection, worker)
 
@@ -108,6 +110,31 @@ def _drain(connection: server.Connection, worker: str, batch: int) -> None:
         if not ids:
             return
         token, claimed_at = following, time.monotonic()
+
+
+def _commit_each(connection: server.Connection, worker: str, batch: int) -> None:
+    """Claim in batches, and complete each task in a transaction of its own, until none is left."""
+    while True:
+        token = str(uuid4())
+        parameters = _claim("default", worker, token, batch)
+        rows = connection.execute(CLAIM, parameters, prepare=True).fetchall()
+        if not rows:
+            return
+        for row in rows:
+            began = time.monotonic()
+            connection.execute("BEGIN")
+            connection.execute(
+                COMPLETE,
+                {
+                    "ids": f"{{{row[0]}}}",
+                    "claims": f"{{{token}}}",
+                    "values": '{"null"}',
+                    "began": f"{{{time.monotonic() - began:.6f}}}",
+                    "ended": "{0}",
+                },
+                prepare=True,
+            )
+            connection.execute("COMMIT")
 
 
 def _listen(connection: server.Connection, worker: str) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
+# What statements can be sent through: `execute` is the same.
+Sender: TypeAlias = Connection | Cursor
 
 # What is raised when the server cannot be talked to now, or on a connection that is closed already.
 Trouble = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -176,6 +178,25 @@ def roll_back(connection: Connection) -> None:
     """Leave a failed transaction, if there is one; a connection that is lost stays lost."""
     if not connection.closed and connection.info.transaction_status != TransactionStatus.IDLE:
         connection.rollback()
+
+
+@contextlib.contextmanager
+def framework_pipeline(connection: BaseDatabaseWrapper) -> Iterator[Connection]:
+    """Send statements of ours on the user's connection in one round trip, prepared if possible.
+
+    Not through Django's cursors: those know no pipeline, and bind on the client's side.
+    """
+    raw = connection.connection
+    threshold = raw.prepare_threshold
+    pooled = conf.get().pooled or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
+    if threshold is None and not pooled:
+        # Django switches prepared statements off because some poolers cannot pass them on.
+        raw.prepare_threshold = 0
+    try:
+        with raw.pipeline():
+            yield raw
+    finally:
+        raw.prepare_threshold = threshold
 
 
 def array(texts: list[str]) -> str:

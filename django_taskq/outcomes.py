@@ -20,6 +20,33 @@ class Completed(NamedTuple):
     ended: float
 
 
+class Committed(NamedTuple):
+    """An `atomic` task has stored what it came to itself, in its own transaction."""
+
+    id: str
+    claim: str
+    began: float
+    ended: float
+
+
+class Unanswered(NamedTuple):
+    """The connection was lost while an `atomic` task committed: its row tells whether it did."""
+
+    id: str
+    claim: str
+    began: float
+    ended: float
+
+
+class Lost(NamedTuple):
+    """An `atomic` task was taken from its worker before it could commit: nothing of it is left."""
+
+    id: str
+    claim: str
+    began: float
+    ended: float
+
+
 class Retrying(NamedTuple):
     """The attempt failed and another follows in `delay` seconds."""
 
@@ -87,6 +114,18 @@ class Parked(NamedTuple):
     held_for: str
 
 
-Outcome: TypeAlias = (
-    Completed | Retrying | Snoozed | Failed | Cancelled | CancelledUnstarted | Expired | Parked
+# What is stored already, or never will be.
+Ended: TypeAlias = Committed | Lost
+# What a feeder stores.
+Unstored: TypeAlias = (
+    Completed
+    | Unanswered
+    | Retrying
+    | Snoozed
+    | Failed
+    | Cancelled
+    | CancelledUnstarted
+    | Expired
+    | Parked
 )
+Outcome: TypeAlias = Unstored | Ended

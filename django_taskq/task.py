@@ -111,6 +111,8 @@ class Task(BaseTask[P, R], Generic[P, R]):
     redact: tuple[Rule, ...] = ()
     # Whether the return value is kept; the row of the finished task is kept in any case.
     store_result: bool = True
+    # Whether body, result and what it enqueues commit in one transaction.
+    atomic: bool = False
     # Seconds from enqueue to the earliest start: using(run_after=timedelta or seconds).
     delay: float = 0.0
     # Made by using(): not the task that the registry holds.
@@ -432,7 +434,8 @@ def task(f: Any = None, /, **options: Any) -> Any:
     `takes_context` (False), `max_attempts` (1), `retry_on` ((Exception,)), `give_up_on` (()),
     `backoff` (exponential(base=15, cap=3600) seconds), `timeout` and `soft_timeout` (seconds from
     the start; none), `expires_after` (seconds from enqueue or run_after; never), `store_result`
-    (True), `redact` (names of arguments that are secret; none).
+    (True), `redact` (names of arguments that are secret; none), `atomic` (run in one transaction
+    that also stores the result; False).
 
     Raise TypeError for an unknown option and InvalidTask for a function that no worker could find.
     """
@@ -506,6 +509,7 @@ class _Defaults:
     backoff = DEFAULT_BACKOFF
     redact = ()
     store_result = True
+    atomic = False
     delay = 0.0
     is_copy = False
 

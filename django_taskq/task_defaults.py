@@ -50,7 +50,8 @@ def project_defaults() -> dict[str, Any]:
             f"It takes {', '.join(PLAIN)}."
         )
     # A task that says nothing itself, made of these: its options are checked as any task's.
-    example = SimpleNamespace(name="", key=_SETTING, aliases=(), redact=(), **{**PLAIN, **given})
+    own = {"name": "", "key": _SETTING, "aliases": (), "redact": (), "atomic": False}
+    example = SimpleNamespace(**{**own, **PLAIN, **given})
     try:
         check_options(example)
     except InvalidTask as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from typing import Any, TypedDict
 
 from django_taskq.redact import check_rules
@@ -34,6 +35,7 @@ class TaskOptions(TypedDict, total=False):
     expires_after: float | timedelta | None
     store_result: bool
     redact: Sequence[str | re.Pattern[str]]
+    atomic: bool
 
 
 def check_options(task: Any) -> None:
@@ -70,6 +72,7 @@ def check_options(task: Any) -> None:
         raise InvalidTask(f"{where}: max_attempts={task.max_attempts} is not within 1 … 32767.")
     if not isinstance(task.store_result, bool):
         raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
+    _check_atomic(where, task)
     for option in ("retry_on", "give_up_on"):
         kinds = getattr(task, option)
         kinds = tuple(kinds) if isinstance(kinds, list | tuple | set | frozenset) else (kinds,)
@@ -102,6 +105,17 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MAX_NAME and is_storable(name)
 
 
+def _check_atomic(where: str, task: Any) -> None:
+    if not isinstance(task.atomic, bool):
+        raise InvalidTask(f"{where}: atomic is True or False, not {task.atomic!r}.")
+    if task.atomic and iscoroutinefunction(task.func):
+        raise InvalidTask(
+            f"{where}: atomic=True does not work with async def, because Django's transactions "
+            "are synchronous. Write it as def, or use transaction.atomic() in a function that you "
+            "call through sync_to_async."
+        )
+
+
 def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
     """Return a duration in seconds. Raise TypeError or ValueError if it is none."""
     if isinstance(value, timedelta):
@@ -117,7 +131,7 @@ def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
 
 def refuse_in_using(option: str) -> str:
     """Say why using() does not take an option."""
-    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context", "redact"}
+    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context", "redact", "atomic"}
     if option in of_code:
         return (
             f"using() cannot change {option}: it is code, which a row cannot hold. "

@@ -46,7 +46,7 @@ def run(url: str, *arguments: str) -> Done:
 @pytest.mark.timeout(300)
 def test_every_measurement_prints_a_table_and_writes_json(server_url: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    names = ["enqueue", "drain", "pools", "latency", "claim", "snapshot"]
+    names = ["enqueue", "drain", "atomic", "pools", "latency", "claim", "snapshot"]
     if sys.platform == "linux":
         names += ["idle", "memory"]
 
@@ -55,7 +55,14 @@ def test_every_measurement_prints_a_table_and_writes_json(server_url: str, tmp_p
     assert done.code == 0, done.errors
     figures = json.loads(file.read_text())["figures"]
     told = " ".join(figure["name"] for figure in figures)
-    told_of = ["enqueue one", "drain 200 no-ops, 2", "threads", "latency", "claim 100, 1 M"]
+    told_of = [
+        "enqueue one",
+        "drain 200 no-ops, 2",
+        "atomic",
+        "threads",
+        "latency",
+        "claim 100, 1 M",
+    ]
     for word in [*told_of, "snapshot"]:
         assert word in told
     assert all(figure["ours"] >= 0 for figure in figures)

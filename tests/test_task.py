@@ -84,6 +84,7 @@ def test_a_bare_decorator_makes_a_task_with_defaults() -> None:
     assert made.backoff == exponential(base=15, cap=3600)
     assert (made.timeout, made.soft_timeout, made.expires_after) == (None, None, None)
     assert made.store_result is True
+    assert made.atomic is False
     assert made.takes_context is False
 
 
@@ -101,6 +102,7 @@ def test_every_option_is_kept_in_plain_hashable_form() -> None:
         soft_timeout=90,
         expires_after=timedelta(hours=1),
         store_result=False,
+        atomic=True,
     )(with_context)
     assert made.name == made.key == "shop.send"
     assert made.queue_name == "mail"
@@ -111,6 +113,7 @@ def test_every_option_is_kept_in_plain_hashable_form() -> None:
     assert made.backoff == (1.0, 2.5, 60.0)
     assert (made.timeout, made.soft_timeout, made.expires_after) == (120.0, 90.0, 3600.0)
     assert made.store_result is False
+    assert made.atomic is True
     assert made.takes_context is True
     assert hash(made) == hash(copy.deepcopy(made))  # no list is among the fields
 
@@ -310,6 +313,7 @@ def test_a_context_must_be_the_first_argument() -> None:
         ({"aliases": [""]}, "aliases takes a list of names"),
         ({"aliases": ["x" * 129]}, "aliases takes a list of names"),
         ({"aliases": ["\x00"]}, "aliases takes a list of names"),
+        ({"atomic": 1}, "atomic is True or False, not 1"),
         ({"name": 5}, "name is text"),
         ({"name": "x" * 129}, "name is text of at most 128"),
         ({"queue_name": ""}, "queue_name is text of 1 to 128"),
@@ -400,3 +404,8 @@ def test_our_options_pass_through_djangos_decorator_where_it_lets_them() -> None
     assert (made.max_attempts, made.timeout, made.key) == (4, 5.0, "through.django")
     with pytest.raises(TypeError, match=r'Did you mean "max_attempts"'):
         django_decorator(max_attempt=4)(plain)
+
+
+def test_an_atomic_task_may_not_be_async_and_the_message_says_what_to_do() -> None:
+    with pytest.raises(InvalidTask, match="Write it as def"):
+        task(atomic=True, name="atomic and async")(plain_async)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from django_taskq.db import Connection, Cursor, array, quoted_array
+from django_taskq.db import Connection, Cursor, Sender, array, quoted_array
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
@@ -24,6 +24,7 @@ from django_taskq.outcomes import (
     Parked,
     Retrying,
     Snoozed,
+    Unanswered,
 )
 
 # Every column that a task keeps when it ends.
@@ -55,7 +56,7 @@ FROM gone
 """
 
 
-def complete(connection: Connection, outcomes: Sequence[Completed]) -> Cursor:
+def complete(connection: Sender, outcomes: Sequence[Completed]) -> Cursor:
     """Store return values; the cursor's row count says how many tasks were still ours."""
     ids, claims, values, began, ended = map(list, zip(*outcomes, strict=True))
     now = time.monotonic()
@@ -195,6 +196,29 @@ def snooze(connection: Connection, outcomes: Sequence[Snoozed]) -> Cursor:
     )
 
 
+# For an atomic task whose COMMIT was not answered. If it has committed, there is no such row any
+# more. The lost connection's transaction may still be open: it holds the row, and this waits.
+RUN_AGAIN = """
+/* django_taskq:run_again */
+UPDATE django_taskq_livetask AS t
+SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL, progress = NULL,
+    attempts = t.attempts - 1
+FROM unnest(%(ids)s::uuid[], %(claims)s::uuid[]) AS m (id, claim)
+WHERE t.id = m.id AND t.claim = m.claim
+"""
+
+
+def run_again(connection: Connection, outcomes: Sequence[Unanswered]) -> Cursor:
+    """Let tasks run again that have not committed after all, with the attempt returned."""
+    return connection.execute(
+        RUN_AGAIN,
+        {
+            "ids": array([outcome.id for outcome in outcomes]),
+            "claims": array([outcome.claim for outcome in outcomes]),
+        },
+    )
+
+
 PARK = """
 /* django_taskq:park */
 UPDATE django_taskq_livetask AS t
@@ -226,7 +250,7 @@ WHERE t.id = m.id AND t.claim = m.claim
 """
 
 
-def report_progress(connection: Connection, reports: Sequence[tuple[str, str, str]]) -> Cursor:
+def report_progress(connection: Sender, reports: Sequence[tuple[str, str, str]]) -> Cursor:
     """Store how far running tasks are: (id, claim, JSON text) each."""
     ids, claims, texts = map(list, zip(*reports, strict=True))
     return connection.execute(
@@ -259,7 +283,7 @@ ON CONFLICT (id) DO UPDATE SET
 )
 
 
-def complete_anyway(connection: Connection, outcome: Completed) -> Cursor:
+def complete_anyway(connection: Sender, outcome: Completed) -> Cursor:
     """Store one return value, over a finished row with the same id if there is one."""
     now = time.monotonic()
     return connection.execute(

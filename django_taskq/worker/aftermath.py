@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from django_taskq.db import Connection
 from django_taskq.events import one_line, worker_log
 from django_taskq.exceptions import HardTimeLimit, TaskCrashed
-from django_taskq.outcomes import Failed, Outcome, Retrying
+from django_taskq.outcomes import Failed, Retrying, Unstored
 from django_taskq.serialization import class_path, error_record
 from django_taskq.task import find
 from django_taskq.transitions import presence, rescue
@@ -153,7 +153,7 @@ class Aftermath:
         )
         delay = retry_delay(run, row.attempts, row.max_attempts, error)
         began, ended = row.began, row.ended
-        outcome: Outcome = (
+        outcome: Unstored = (
             Failed(task_id, row.claim, record, began, ended)
             if delay is None
             else Retrying(task_id, row.claim, record, delay, began, ended)

@@ -18,13 +18,16 @@ from django_taskq.events import one_line, task_extra, task_log
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
+    Committed,
     Completed,
     Expired,
     Failed,
+    Lost,
     Outcome,
     Parked,
     Retrying,
     Snoozed,
+    Unanswered,
 )
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.options import WorkerOptions
@@ -144,7 +147,7 @@ class TaskLines:
 
     def _words(self, outcome: Outcome, row: Claimed) -> tuple[str, str]:
         match outcome:
-            case Completed():
+            case Completed() | Committed():
                 return self.good, ""
             case Retrying():
                 limit = f"/{row.max_attempts}" if row.max_attempts else ""
@@ -160,6 +163,10 @@ class TaskLines:
                 return self.bad, "cancelled"
             case Expired():
                 return self.bad, "expired"
+            case Unanswered():
+                return self.bad, "commit not answered → runs again unless it had committed"
+            case Lost():
+                return self.bad, "taken away before it could commit"
             case Parked():
                 return self.bad, "not known here: held until a worker knows it"
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from inspect import iscoroutinefunction
+from types import TracebackType
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.db import DEFAULT_DB_ALIAS
 
 from django_taskq.carried import carrying, decode
 from django_taskq.events import is_heard
@@ -31,6 +33,7 @@ from django_taskq.exceptions import (
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
+    Committed,
     Completed,
     Expired,
     Failed,
@@ -48,6 +51,7 @@ from django_taskq.task import Task, TaskContext, find, rebuilt
 from django_taskq.tasks_api import TaskResultStatus, task_finished, task_started
 from django_taskq.transitions.claim import Claimed
 from django_taskq.transitions.operate import held_for_unknown
+from django_taskq.worker.atomic import AtomicRunner, Body, Report
 
 _loads = json.loads
 
@@ -63,6 +67,7 @@ class Run:
     timeout: float | None
     soft_timeout: float | None
     store_result: bool
+    atomic: bool
     backoff: Any
 
 
@@ -77,6 +82,7 @@ class Executor:
         disarm: Callable[[], None],
         report: Callable[[Claimed, dict[str, Any]], None],
         is_stopping: Callable[[], bool],
+        database: str = DEFAULT_DB_ALIAS,
     ) -> None:
         self.worker_id = worker_id
         # Raise SoftTimeLimit in this thread after so many seconds / no longer.
@@ -84,6 +90,7 @@ class Executor:
         self.disarm = disarm
         self.report = report
         self.is_stopping = is_stopping
+        self.atomic = AtomicRunner(database, report)
         self._runs: dict[str, Run] = {}
         self.notice_listeners()
 
@@ -139,16 +146,12 @@ class Executor:
     def execute(self, row: Claimed, run: Run, began: float) -> Outcome:
         """Run the task: the one place where anything that user code raises is caught."""
         try:
-            args, kwargs = self._arguments(row, run)
             if self._started_heard:
                 self._send(task_started, row, run, TaskStatus.RUNNING)
-            # In a context of its own: what a task sets, the next does not see.
-            if run.soft_timeout:
-                value = self._call_within(run.soft_timeout, row, run, args, kwargs)
-            else:
-                func = run.func if row.headers is None else carrying(run.func, row.headers)
-                value = contextvars.Context().run(func, *args, **kwargs)
-            outcome: Outcome = self._completed(row, run, value, began)
+            if run.atomic:
+                return self._execute_atomic(row, run, began)
+            value, text = self._call(row, run)
+            outcome: Outcome = Completed(row.id, row.claim, text, began, time.monotonic())
             if self._success_heard:
                 self._send(task_finished, row, run, TaskStatus.SUCCESSFUL, value=value)
             return outcome
@@ -177,7 +180,8 @@ class Executor:
                 value = await _await_within(run.soft_timeout, func, args, kwargs)
             else:
                 value = await func(*args, **kwargs)
-            outcome: Outcome = self._completed(row, run, value, began)
+            text = self._storable(run, value) if run.store_result else None
+            outcome: Outcome = Completed(row.id, row.claim, text, began, time.monotonic())
             if self._success_heard:
                 await sync_to_async(self._send)(
                     task_finished, row, run, TaskStatus.SUCCESSFUL, value=value
@@ -193,11 +197,33 @@ class Executor:
         """Say what becomes of a task that has not ended within its hard time limit."""
         return self._decide(row, run, overdue_error(run), began)
 
-    def _arguments(self, row: Claimed, run: Run) -> tuple[Sequence[Any], dict[str, Any]]:
+    def _execute_atomic(self, row: Claimed, run: Run, began: float) -> Outcome:
+        """Run the task in a transaction of its own, which also stores its result."""
+        call = partial(self._call, row, run)
+        outcome, value = self.atomic.run(row, began, call, reports=run.takes_context)
+        # Not in the transaction: a receiver that fails would break it.
+        if self._success_heard and isinstance(outcome, Committed):
+            self._send(task_finished, row, run, TaskStatus.SUCCESSFUL, value=value)
+        return outcome
+
+    def _call(self, row: Claimed, run: Run, report: Report | None = None) -> Body:
+        """Call the function; return its value and what is stored of it."""
+        args, kwargs = self._arguments(row, run, report)
+        if run.soft_timeout:
+            value = self._call_within(run.soft_timeout, row, run, args, kwargs)
+        else:
+            func = run.func if row.headers is None else carrying(run.func, row.headers)
+            # In a context of its own: what a task sets, the next does not see.
+            value = contextvars.Context().run(func, *args, **kwargs)
+        return value, self._storable(run, value) if run.store_result else None
+
+    def _arguments(
+        self, row: Claimed, run: Run, report: Report | None = None
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
         args = _loads(row.args) if row.args != "[]" else ()
         kwargs = _loads(row.kwargs) if row.kwargs != "{}" else {}
         if run.takes_context:
-            args = (self._task_context(row, run), *args)
+            args = (self._task_context(row, run, report), *args)
         return args, kwargs
 
     def _call_within(
@@ -216,10 +242,6 @@ class Executor:
             return context.run(func, *args, **kwargs)
         finally:
             self.disarm()
-
-    def _completed(self, row: Claimed, run: Run, value: Any, began: float) -> Completed:
-        text = self._storable(run, value) if run.store_result else None
-        return Completed(row.id, row.claim, text, began, time.monotonic())
 
     def _storable(self, run: Run, value: Any) -> str:
         if value is None:
@@ -245,10 +267,7 @@ class Executor:
                 worker=self.worker_id,
             )
             return Cancelled(row.id, row.claim, record, began, ended)
-        # The first frame is ours, and the next one where the task carries something along.
-        for _ in range(1 if row.headers is None else 2):
-            if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next
+        error.__traceback__ = _without_our_frames(error.__traceback__)
         try:
             delay = retry_delay(run, row.attempts, row.max_attempts, error)
         except Exception as broken:  # a backoff function of the project's; it ends the task
@@ -259,11 +278,12 @@ class Executor:
             return Failed(row.id, row.claim, record, began, ended)
         return Retrying(row.id, row.claim, record, delay, began, ended)
 
-    def _task_context(self, row: Claimed, run: Run) -> TaskContext:
+    def _task_context(self, row: Claimed, run: Run, report: Report | None) -> TaskContext:
         hide = cache(partial(hider, run.task, row.args, row.kwargs))
+        pass_on = report or partial(self.report, row)
         return TaskContext(
             task_result=self._result(row, run, TaskStatus.RUNNING),
-            report=lambda progress: self.report(row, _redacted(progress, hide)),
+            report=lambda progress: pass_on(_redacted(progress, hide)),
             stopping=self.is_stopping,
         )
 
@@ -370,6 +390,21 @@ def retry_delay(
     return next_delay(run.backoff, attempt, error)
 
 
+# Where frames between the worker and the task come from.
+_OURS = ("django_taskq.worker.", "django_taskq.carried")
+
+
+def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Let a traceback begin where the worker calls the task."""
+    while (
+        traceback is not None
+        and traceback.tb_next is not None
+        and traceback.tb_frame.f_globals.get("__name__", "").startswith(_OURS)
+    ):
+        traceback = traceback.tb_next
+    return traceback
+
+
 def run_of_row(task: Task[..., Any], options: str | None) -> Run:
     """Return how to run a task whose row has these options."""
     run = _run_of(task)
@@ -386,6 +421,7 @@ def _run_of(task: Task[..., Any]) -> Run:
         timeout=task.timeout,
         soft_timeout=task.soft_timeout,
         store_result=task.store_result,
+        atomic=task.atomic,
         backoff=task.backoff,
     )
 

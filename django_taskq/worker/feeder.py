@@ -23,7 +23,16 @@ import psycopg
 
 from django_taskq import db
 from django_taskq.events import worker_log
-from django_taskq.outcomes import Completed, Failed, Outcome, Retrying
+from django_taskq.outcomes import (
+    Committed,
+    Completed,
+    Ended,
+    Failed,
+    Lost,
+    Outcome,
+    Retrying,
+    Unstored,
+)
 from django_taskq.transitions import claim, finish, rescue
 from django_taskq.transitions.claim import Claimed, Lane
 from django_taskq.worker import store
@@ -101,7 +110,7 @@ class Feeder(threading.Thread):
         self._connection: db.Connection | None = None
         self._pause = _PAUSE_FIRST
         # Outcomes that no round trip has stored yet.
-        self._unsent: list[Outcome] = []
+        self._unsent: list[Unstored] = []
         # Every claimed task that is not stored, given back or dropped yet, by id.
         self._in_hand: dict[str, Claimed] = {}
         # How long tasks run, on average; one is claimed at a time while that is unknown.
@@ -207,13 +216,19 @@ class Feeder(threading.Thread):
     def _collect(self) -> None:
         """Take what the main thread has put into the outbox."""
         outbox = self.outbox
+        ended: list[Ended] = []
         for _ in range(len(outbox)):
             outcome = outbox.popleft()
             if isinstance(outcome, Dropped):
                 # Not one that was claimed anew meanwhile, under another token.
                 self._let_go([r.id for r in outcome.rows if self._in_hand.get(r.id) is r])
+            elif isinstance(outcome, Committed | Lost):
+                ended.append(outcome)
             else:
                 self._unsent.append(outcome)
+        if ended:
+            self._account_for(ended)
+            store.report_lost(ended)
 
     def _let_go(self, ids: Sequence[str]) -> None:
         """Have tasks given back that were claimed and will not start here."""
@@ -316,18 +331,23 @@ class Feeder(threading.Thread):
         sent, self._unsent = self._unsent, []
         if not sent:
             return
-        self._measure(sent)
-        self.lines.write(sent, self._in_hand)
-        for outcome in sent:
-            self._in_hand.pop(outcome.id, None)
-        if self._alone is not None and self._alone not in self._in_hand:
-            self._alone, self._look_at = None, 0.0
+        self._account_for(sent)
         if matched < len(sent):
             store.report_late(connection, sent)
 
-    def _measure(self, sent: Sequence[Outcome]) -> None:
+    def _account_for(self, stored: Sequence[Outcome]) -> None:
+        """Let go of tasks that have ended here."""
+        self._measure(stored)
+        self.lines.write(stored, self._in_hand)
+        for outcome in stored:
+            self._in_hand.pop(outcome.id, None)
+        if self._alone is not None and self._alone not in self._in_hand:
+            self._alone, self._look_at = None, 0.0
+
+    def _measure(self, stored: Sequence[Outcome]) -> None:
         """Learn how long tasks run."""
-        times = [o.ended - o.began for o in sent if isinstance(o, Completed | Failed | Retrying)]
+        kinds = Completed | Committed | Failed | Retrying
+        times = [o.ended - o.began for o in stored if isinstance(o, kinds)]
         if times:
             mean = sum(times) / len(times)
             self._run_time = mean if self._run_time is None else (self._run_time + mean) / 2

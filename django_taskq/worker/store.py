@@ -15,12 +15,16 @@ from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
     Completed,
+    Ended,
     Expired,
     Failed,
+    Lost,
     Outcome,
     Parked,
     Retrying,
     Snoozed,
+    Unanswered,
+    Unstored,
 )
 from django_taskq.serialization import class_path, error_record
 from django_taskq.transitions import finish
@@ -28,6 +32,7 @@ from django_taskq.transitions import finish
 # One statement per kind of outcome.
 _STATEMENTS: dict[type, Callable[[Connection, Any], Cursor]] = {
     Completed: finish.complete,
+    Unanswered: finish.run_again,
     Retrying: finish.retry,
     Snoozed: finish.snooze,
     Failed: finish.fail,
@@ -38,15 +43,15 @@ _STATEMENTS: dict[type, Callable[[Connection, Any], Cursor]] = {
 }
 
 
-def send(connection: Connection, outcomes: Sequence[Outcome]) -> list[Cursor]:
+def send(connection: Connection, outcomes: Sequence[Unstored]) -> list[Cursor]:
     """Send outcomes, each kind in one statement; their row counts say how many were still ours."""
-    kinds: dict[type, list[Outcome]] = {}
+    kinds: dict[type, list[Unstored]] = {}
     for outcome in outcomes:
         kinds.setdefault(type(outcome), []).append(outcome)
     return [_STATEMENTS[kind](connection, alike) for kind, alike in kinds.items()]
 
 
-def store(connection: Connection, outcomes: Sequence[Outcome], worker_id: str) -> int:
+def store(connection: Connection, outcomes: Sequence[Unstored], worker_id: str) -> int:
     """Store outcomes without anything else; return how many were still ours.
 
     If the database refuses one of them, it ends FAILED and the others are stored.
@@ -62,14 +67,22 @@ def store(connection: Connection, outcomes: Sequence[Outcome], worker_id: str) -
         return sum(_store_alone(connection, outcome, worker_id) for outcome in outcomes)
 
 
-def _store_alone(connection: Connection, outcome: Outcome, worker_id: str) -> int:
+def _store_alone(connection: Connection, outcome: Unstored, worker_id: str) -> int:
     try:
         match outcome:
             case Completed():
                 return finish.complete_anyway(connection, outcome).rowcount
             case Failed():
                 return finish.fail_anyway(connection, outcome).rowcount
-            case Retrying() | Snoozed() | Cancelled() | CancelledUnstarted() | Expired() | Parked():
+            case (
+                Unanswered()
+                | Retrying()
+                | Snoozed()
+                | Cancelled()
+                | CancelledUnstarted()
+                | Expired()
+                | Parked()
+            ):
                 return send(connection, [outcome])[0].rowcount
             case _:
                 assert_never(outcome)
@@ -81,7 +94,7 @@ def _store_alone(connection: Connection, outcome: Outcome, worker_id: str) -> in
         return finish.fail_anyway(connection, _refused(outcome, error, worker_id)).rowcount
 
 
-def _refused(outcome: Outcome, error: psycopg.Error, worker_id: str) -> Failed:
+def _refused(outcome: Unstored, error: psycopg.Error, worker_id: str) -> Failed:
     """Make the outcome of a task whose own outcome the database does not take."""
     now = time.monotonic()
     record = error_record(
@@ -94,7 +107,7 @@ def _refused(outcome: Outcome, error: psycopg.Error, worker_id: str) -> Failed:
     return Failed(outcome.id, outcome.claim, record, getattr(outcome, "began", now), now)
 
 
-def report_late(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+def report_late(connection: Connection, outcomes: Sequence[Unstored]) -> None:
     """Log the outcomes that matched nothing: their tasks had been rescued and run elsewhere.
 
     An outcome that was stored, and whose answer was lost, matches nothing either when it is sent
@@ -103,13 +116,27 @@ def report_late(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     ending = [o for o in outcomes if not isinstance(o, Retrying | Snoozed | Parked)]
     mine = finish.confirm(connection, [(o.id, o.claim) for o in ending])
     for outcome in ending:
-        if outcome.id not in mine:
-            worker_log.warning(
-                "The outcome of task %s (%s) came too late and was dropped: the task had been "
-                "taken from this worker.",
-                outcome.id,
-                type(outcome).__name__,
-            )
+        if isinstance(outcome, Unanswered):
+            if outcome.id in mine:
+                worker_log.info("Task %s had committed; only the answer was lost.", outcome.id)
+        elif outcome.id not in mine:
+            _warn_late(outcome)
+
+
+def report_lost(outcomes: Sequence[Ended]) -> None:
+    """Log the atomic tasks that found their row taken away when they were about to commit."""
+    for outcome in outcomes:
+        if isinstance(outcome, Lost):
+            _warn_late(outcome)
+
+
+def _warn_late(outcome: Outcome) -> None:
+    worker_log.warning(
+        "The outcome of task %s (%s) came too late and was dropped: the task had been taken from "
+        "this worker.",
+        outcome.id,
+        type(outcome).__name__,
+    )
 
 
 def brief(error: BaseException) -> str:

@@ -20,8 +20,18 @@ from django_taskq.outcomes import (
     Parked,
     Retrying,
     Snoozed,
+    Unanswered,
 )
-from django_taskq.transitions import claim, enqueue, finish, operate, presence, prune, rescue
+from django_taskq.transitions import (
+    atomic,
+    claim,
+    enqueue,
+    finish,
+    operate,
+    presence,
+    prune,
+    rescue,
+)
 from django_taskq.transitions.claim import Lane
 from tests.support.population import PRIORITIES, QUEUES, id_of
 from tests.support.statements import Sent, sent_by, statements
@@ -267,6 +277,13 @@ def _cases() -> list[Case]:
         add("finish.RETRY", retry(count), LIVE_KEY, variant=count)
         snoozed = [Snoozed(*mine, 5.0) for mine in running(count)]
         add("finish.SNOOZE", lambda c, o=snoozed: finish.snooze(c, o), LIVE_KEY, variant=count)
+        unanswered = [Unanswered(*mine, 0.0, 0.0) for mine in running(count)]
+        add(
+            "finish.RUN_AGAIN",
+            lambda c, o=unanswered: finish.run_again(c, o),
+            LIVE_KEY,
+            variant=count,
+        )
         parked = [Parked(*mine, "unknown:gone.task") for mine in running(count)]
         add("finish.PARK", lambda c, o=parked: finish.park(c, o), LIVE_KEY, variant=count)
         reports = [(*mine, '{"done": 1}') for mine in running(count)]
@@ -287,6 +304,12 @@ def _cases() -> list[Case]:
     add(
         "finish.FAIL_ANYWAY",
         lambda c: finish.fail_anyway(c, Failed(*mine, ERROR, 0.0, 0.0)),
+        LIVE_KEY,
+    )
+    add("atomic.LIMIT_END", atomic.limit_end)
+    add(
+        "atomic.STILL_MINE",
+        lambda c: atomic.still_mine(c, id=mine[0], claim=mine[1]),
         LIVE_KEY,
     )
     for count in (0, 1, 500):

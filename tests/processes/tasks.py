@@ -409,3 +409,41 @@ async def leave_a_transaction_open(name: str) -> None:
 async def look_around_async() -> dict[str, Any]:
     """Do what `look_around` does, as a coroutine."""
     return await sync_to_async(look_around.func)()
+
+
+@task(atomic=True)
+def write_and_enqueue(ledger: str, name: str) -> str:
+    """Write a row and enqueue a task, in the transaction that stores the result."""
+    Group.objects.create(name=name)
+    note.enqueue(ledger, name)
+    return name
+
+
+@task(atomic=True)
+def die_before_commit(ledger: str, name: str) -> str:
+    """Kill the process between its completion and COMMIT, the first time."""
+    write(ledger, "started")
+    Group.objects.create(name=name)
+    note.enqueue(ledger, name)
+    if Path(ledger).read_text().count("started ") == 1:
+        connection._commit = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+@task(atomic=True)
+def lose_the_answer(ledger: str, name: str, *, commits: bool) -> str:
+    """Have the connection cut off in the middle of COMMIT, before or after it took place."""
+    write(ledger, "started")
+    Group.objects.create(name=name)
+    raw = connection.connection
+
+    def commit() -> None:
+        del connection._commit
+        if commits:
+            raw.commit()
+        raw.close()
+        connection.connection.commit()
+
+    if Path(ledger).read_text().count("started ") == 1:
+        connection._commit = commit
+    return name

@@ -11,6 +11,11 @@ def noop(number: int = 0) -> None:
     """Do nothing: what remains is the queue's own cost."""
 
 
+@task(atomic=True)
+def atomic_noop() -> None:
+    """Do nothing in a transaction that stores the result."""
+
+
 @task
 def clock() -> float:
     """Return when it was started."""

@@ -88,6 +88,7 @@ class Seat:
             disarm=disarm,
             report=feeder.report,
             is_stopping=lambda: feeder.stopping,
+            database=self.options.database,
         )
 
 
