@@ -58,6 +58,8 @@ _RETRIED = [TaskStatus.FAILED.value, TaskStatus.CANCELLED.value, TaskStatus.EXPI
 # wait() looks after this many seconds, then after twice as long, up to the second figure.
 _FIRST_LOOK = 0.005
 _LAST_LOOK = 0.2
+# How often cancel() looks for a task that waits, then for one that runs.
+_CANCEL_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,8 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
     max_attempts: int = 1
     # When a waiting task may start.
     run_after: datetime | None = None
+    # Somebody has asked the task to end while it runs.
+    cancel_requested: bool = False
     # What the task last said with context.progress().
     progress: dict[str, Any] | None = None
     # What it carries along from where it was enqueued, by carrier.
@@ -125,7 +129,9 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
     def cancel(self) -> bool:
         """End the task if it still waits, in the caller's transaction; say whether it did.
 
-        A task that runs or has finished is left alone.
+        A task that runs is asked to end (`cancel_requested` tells), and sees that within 2 s in
+        `context.is_cancelled`; it may end normally all the same. One that has finished is left
+        alone.
         """
         alias = self._database()
         if alias is None:
@@ -137,9 +143,19 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
             attempt=self.attempts,
             worker="",
         )
-        cancelled = operate.cancel_waiting(alias, self.id, error=record)
+        # It may be claimed, or put back, between the two looks.
+        for _ in range(_CANCEL_TRIES):
+            if operate.cancel_waiting(alias, self.id, error=record):
+                self.refresh()
+                return True
+            if operate.request_cancel(alias, self.id):
+                hint_after_commit(alias)
+                break
+            self.refresh()
+            if self.is_finished:
+                break
         self.refresh()
-        return cancelled
+        return False
 
     async def acancel(self) -> bool:
         """See cancel()."""
@@ -233,6 +249,7 @@ _REFRESHED = frozenset(TASK_REFRESH_ATTRS) | {
     "max_attempts",
     "run_after",
     "progress",
+    "cancel_requested",
 }
 
 _FAILURES = {class_path(kind): kind for kind in (TaskCancelled, TaskExpired, TaskCrashed)}
@@ -257,12 +274,14 @@ READ = """
 /* django_taskq:read */
 SELECT id::text, status, task, queue_name, priority, args::text, kwargs::text, run_after,
   enqueued_at, attempts, max_attempts, started_at, NULL::timestamptz, worker_id::text,
-  errors::text, progress::text, NULL::text, held_for, headers::text
+  errors::text, progress::text, NULL::text, held_for, headers::text,
+  cancel_requested_at IS NOT NULL
 FROM django_taskq_livetask WHERE id = %(id)s
 UNION ALL
 SELECT id::text, status, task, queue_name, priority, args::text, kwargs::text, run_after,
   enqueued_at, attempts, max_attempts, started_at, finished_at, worker_id::text,
-  errors::text, progress::text, return_value::text, NULL, headers::text
+  errors::text, progress::text, return_value::text, NULL, headers::text,
+  false
 FROM django_taskq_finishedtask WHERE id = %(id)s
 """
 
@@ -290,6 +309,7 @@ class Row:
     return_value: Any
     held_for: str | None
     headers: dict[str, Any]
+    cancel_requested: bool
 
 
 _ROW_FIELDS = [f.name for f in fields(Row)]
@@ -328,6 +348,7 @@ def result_values(row: Row) -> dict[str, Any]:
         "attempts": row.attempts,
         "run_after": row.run_after,
         "progress": row.progress,
+        "cancel_requested": row.cancel_requested,
         "headers": row.headers,
         "_return_value": row.return_value,
     }

@@ -62,6 +62,7 @@ class TaskContext(BaseTaskContext):  # type: ignore[misc]  # the stub is not fro
     # How a worker passes reports on; without one (Django's other backends) they go nowhere.
     report: Callable[[dict[str, Any]], None] | None = field(default=None, repr=False)
     stopping: Callable[[], bool] | None = field(default=None, repr=False)
+    cancelled: Callable[[], bool] | None = field(default=None, repr=False)
 
     @property
     def attempt(self) -> int:
@@ -72,6 +73,14 @@ class TaskContext(BaseTaskContext):  # type: ignore[misc]  # the stub is not fro
     def max_attempts(self) -> int:
         """Return how often the task may be attempted in all."""
         return int(getattr(self.task_result, "max_attempts", 1))
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Say whether somebody has asked the task to end: put the work down and raise Cancel.
+
+        Seen within 2 s of `TaskResult.cancel()`.
+        """
+        return self.cancelled() if self.cancelled is not None else False
 
     @property
     def is_stopping(self) -> bool:

@@ -44,13 +44,20 @@ def test_nothing_in_a_context_touches_the_database(
     context = TaskContext(task_result=running, report=lambda progress: None)
     with django_assert_num_queries(0):
         context.progress(1, 2)
-        _ = (context.attempt, context.max_attempts, context.is_stopping)
+        _ = (context.attempt, context.max_attempts, context.is_stopping, context.is_cancelled)
 
         async def on_a_loop() -> bool:
             context.progress(2, 2)
             return context.is_stopping
 
         assert async_to_sync(on_a_loop)() is False
+
+
+def test_is_cancelled_asks_the_worker_each_time(running: Any) -> None:
+    answers = iter([False, True])
+    context = TaskContext(task_result=running, cancelled=lambda: next(answers))
+    assert (context.is_cancelled, context.is_cancelled) == (False, True)
+    assert TaskContext(task_result=running).is_cancelled is False
 
 
 def test_is_stopping_asks_the_worker_each_time(running: Any) -> None:

@@ -122,10 +122,14 @@ def test_every_option_of_the_decorator_and_of_using_is_described() -> None:
         assert (in_using[option] == "no") == (option not in using), option
 
 
+# What a worker gives a context; tasks have properties in their place.
+_OF_THE_WORKER = {"report", "stopping", "cancelled"}
+
+
 def test_every_member_of_tasks_contexts_and_results_is_described() -> None:
     inherited = {"id", "status", "is_finished", "return_value", "task_result", "args", "kwargs"}
     for cls, page in ((TaskContext, "task.md"), (TaskResult, "results.md")):
-        members = {name for name in vars(cls) if not name.startswith("_")} - {"report", "stopping"}
+        members = {name for name in vars(cls) if not name.startswith("_")} - _OF_THE_WORKER
         known = {word.partition("(")[0] for word in described(page)}
         assert members <= known, members - known
     known = {word.partition("(")[0] for word in described("task.md") | described("results.md")}

@@ -267,13 +267,36 @@ def test_a_waiting_task_can_be_cancelled(status: TaskStatus) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("status", [TaskStatus.RUNNING, *sorted(FINISHED)])
-def test_a_task_that_runs_or_has_finished_is_left_alone(status: TaskStatus) -> None:
+def test_a_task_that_runs_or_has_finished_does_not_end_there_and_then(status: TaskStatus) -> None:
     row = make_row(status)
     result = tasks.add.get_result(str(row.id))
     assert result.cancel() is False
     assert result.row_status == status
     row.refresh_from_db()
     assert row.status == status
+
+
+@pytest.mark.django_db
+@pytest.mark.django_db
+def test_a_running_task_is_asked_to_end() -> None:
+    row = make_row(TaskStatus.RUNNING, task="tests.tasks.add")
+    result = tasks.add.get_result(str(row.id))
+    assert result.cancel_requested is False
+
+    assert result.cancel() is False
+
+    assert (result.row_status, result.cancel_requested) == (TaskStatus.RUNNING, True)
+    assert tasks.add.get_result(str(row.id)).cancel_requested is True
+
+
+@pytest.mark.django_db
+def test_workers_hear_that_a_task_is_to_end_after_the_commit(
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    row = make_row(TaskStatus.RUNNING, task="tests.tasks.add")
+    with django_capture_on_commit_callbacks() as callbacks:
+        tasks.add.get_result(str(row.id)).cancel()
+    assert len(callbacks) == 1
 
 
 @pytest.mark.django_db

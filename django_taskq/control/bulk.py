@@ -27,7 +27,8 @@ from django_taskq.transitions.prune import prune as delete_old
 # What retry() takes without force: a second run of these repeats nothing that had succeeded.
 _ENDED_BADLY = (TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED)
 
-_WAITING = (TaskStatus.READY, TaskStatus.HELD)
+# Those that run come last: what waits is not to be claimed meanwhile.
+_UNFINISHED = (TaskStatus.READY, TaskStatus.HELD, TaskStatus.RUNNING)
 
 # Skipped tasks that are reported one by one; beyond, they are counted.
 _REPORTED = 1000
@@ -47,6 +48,8 @@ class Changed:
 
     # How many tasks it changed.
     count: int = 0
+    # How many that run were asked to end; they may end normally all the same.
+    asked: int = 0
     # How many it left as they were, and the first 1,000 of them.
     skipped_count: int = 0
     skipped: list[Skipped] = field(default_factory=list)
@@ -54,6 +57,7 @@ class Changed:
     def __add__(self, other: Changed) -> Changed:
         return Changed(
             count=self.count + other.count,
+            asked=self.asked + other.asked,
             skipped_count=self.skipped_count + other.skipped_count,
             skipped=(self.skipped + other.skipped)[:_REPORTED],
         )
@@ -102,7 +106,10 @@ def retry_all(
 def cancel(
     ids: Iterable[str], *, reason: str = "Cancelled before it ran.", database: str | None = None
 ) -> Changed:
-    """End tasks that wait, READY or HELD, as CANCELLED; `reason` is kept in their errors."""
+    """End tasks that wait, READY or HELD, as CANCELLED; `reason` is kept in their errors.
+
+    Those that run are asked to end, as by `TaskResult.cancel()`.
+    """
     alias = database_of(database)
     changed = Changed()
     for batch, unreadable in _batches(ids):
@@ -129,7 +136,7 @@ def cancel_all(
     if known in FINISHED:
         raise ControlError(f"{known} tasks have finished: there is nothing to cancel.")
     changed = Changed()
-    for each in _WAITING if known is None else (known,):
+    for each in _UNFINISHED if known is None else (known,):
         for lines in every_line(alias, status=each, queue_name=queue_name, task=task, since=since):
             changed += _cancel_batch(alias, [line.id for line in lines], reason)
     return changed
@@ -177,8 +184,14 @@ def _cancel_batch(alias: str, ids: Sequence[str], reason: str) -> Changed:
     )
     with transaction.atomic(using=alias):
         done = operate.cancel_many(alias, ids, error=record)
-    left = [id for id in ids if id not in done]
-    return _changed(done, _reasons(alias, left, _why_not_cancelled))
+        left = [id for id in ids if id not in done]
+        asked = operate.request_cancel_many(alias, left) if left else set()
+        if asked:
+            hint_after_commit(alias)
+    left = [id for id in left if id not in asked]
+    changed = _changed(done, _reasons(alias, left, _why_not_cancelled))
+    changed.asked = len(asked)
+    return changed
 
 
 def _changed(done: set[str], skipped: list[Skipped]) -> Changed:
@@ -235,6 +248,4 @@ def _why_not_retried(status: TaskStatus, has_successors: bool) -> str:
 def _why_not_cancelled(status: TaskStatus, has_successors: bool) -> str:
     if status in FINISHED:
         return f"has ended already, as {status}"
-    if status == TaskStatus.RUNNING:
-        return "is RUNNING"
     return "other tasks wait for it" if has_successors else "somebody else holds it at this moment"

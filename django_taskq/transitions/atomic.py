@@ -27,10 +27,15 @@ def limit_end(connection: Sender) -> None:
 
 STILL_MINE = """
 /* django_taskq:still_mine */
-SELECT FROM django_taskq_livetask WHERE id = %(id)s::uuid AND claim = %(claim)s::uuid
+SELECT cancel_requested_at IS NOT NULL FROM django_taskq_livetask
+WHERE id = %(id)s::uuid AND claim = %(claim)s::uuid
 """
 
 
-def still_mine(connection: Sender, *, id: str, claim: str) -> bool:
-    """Say whether a running task is still its worker's, after its transaction was rolled back."""
-    return connection.execute(STILL_MINE, {"id": id, "claim": claim}).fetchone() is not None
+def still_mine(connection: Sender, *, id: str, claim: str) -> tuple[bool, bool]:
+    """Say whether a running task is still its worker's, and whether it was asked to end.
+
+    Read after its transaction was rolled back.
+    """
+    row = connection.execute(STILL_MINE, {"id": id, "claim": claim}).fetchone()
+    return row is not None, row is not None and bool(row[0])

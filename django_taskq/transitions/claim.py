@@ -90,8 +90,8 @@ def found_lanes(cursor: Cursor) -> list[Lane]:
     return [Lane(*row) for row in cursor.fetchall()]
 
 
-# What a supervisor asks once a second: where is work, when does the next task become due, and where
-# is a suspect waiting?
+# What a supervisor asks once a second: where is work, when does the next task become due, where is
+# a suspect waiting, and which tasks of its own children were asked to end?
 TICK = f"""
 /* django_taskq:tick */
 WITH RECURSIVE lane AS ({LANES})
@@ -104,13 +104,18 @@ SELECT
     WHERE t.status = 'READY' AND t.queue_name = lane.queue_name AND t.priority = lane.priority
       AND t.run_after > statement_timestamp()
     ORDER BY t.run_after LIMIT 1) - statement_timestamp())::float8 AS due_in,
-  suspect.queues
+  once.suspects,
+  once.cancelled
 FROM (
   SELECT ARRAY(
     SELECT queue_name FROM django_taskq_livetask
     WHERE status = 'READY' AND crashes >= 2 AND run_after <= statement_timestamp()
-    ORDER BY run_after, id LIMIT 1000 OFFSET 0) AS queues
-) AS suspect
+    ORDER BY run_after, id LIMIT 1000 OFFSET 0) AS suspects,
+  ARRAY(
+    SELECT worker_id::text || ' ' || id::text FROM django_taskq_livetask
+    WHERE worker_id = ANY (%(children)s::uuid[]) AND cancel_requested_at IS NOT NULL
+    LIMIT 1000) AS cancelled
+) AS once
 LEFT JOIN lane ON true
 """
 
@@ -124,15 +129,24 @@ class Tick(NamedTuple):
     due_in: float | None
 
 
-def tick(connection: Connection) -> tuple[list[Tick], set[str]]:
-    """Return the lanes with READY rows, and the queues in which a suspect is due."""
-    rows = connection.execute(TICK, prepare=True).fetchall()
+def tick(
+    connection: Connection, children: Sequence[str]
+) -> tuple[list[Tick], set[str], dict[str, set[str]]]:
+    """Return the lanes with READY rows, and the queues in which a suspect is due.
+
+    And by the ids of these children (processes), which of their running tasks were asked to end.
+    """
+    rows = connection.execute(TICK, {"children": array(list(children))}, prepare=True).fetchall()
     lanes = [
         Tick(Lane(queue_name, priority), is_due, due_in)
-        for queue_name, priority, is_due, due_in, _ in rows
+        for queue_name, priority, is_due, due_in, _, _ in rows
         if queue_name is not None
     ]
-    return lanes, set(rows[0][-1])
+    cancelled: dict[str, set[str]] = {}
+    for pair in rows[0][-1]:
+        worker_id, _, id = pair.partition(" ")
+        cancelled.setdefault(worker_id, set()).add(id)
+    return lanes, set(rows[0][-2]), cancelled
 
 
 # As far as it is worth counting for a person.

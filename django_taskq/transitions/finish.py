@@ -144,11 +144,14 @@ def _ended_badly(
     }
 
 
+# What was asked to end while it ran is claimed again at once, and ends there.
+_DELAY = "CASE WHEN t.cancel_requested_at IS NULL THEN m.delay ELSE 0 END"
+
 RETRY = f"""
 /* django_taskq:retry */
 UPDATE django_taskq_livetask AS t
 SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL, progress = NULL,
-    run_after = statement_timestamp() + m.delay * interval '1 second',
+    run_after = statement_timestamp() + {_DELAY} * interval '1 second',
     errors = {_ERRORS}
 FROM unnest(%(ids)s::uuid[], %(claims)s::uuid[], %(errors)s::text[],
             %(began)s::float8[], %(ended)s::float8[], %(delays)s::float8[])
@@ -173,11 +176,11 @@ def retry(connection: Connection, outcomes: Sequence[Retrying]) -> Cursor:
     )
 
 
-SNOOZE = """
+SNOOZE = f"""
 /* django_taskq:snooze */
 UPDATE django_taskq_livetask AS t
 SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL,
-    run_after = statement_timestamp() + m.delay * interval '1 second',
+    run_after = statement_timestamp() + {_DELAY} * interval '1 second',
     attempts = t.attempts - 1
 FROM unnest(%(ids)s::uuid[], %(claims)s::uuid[], %(delays)s::float8[]) AS m (id, claim, delay)
 WHERE t.id = m.id AND t.claim = m.claim

@@ -33,6 +33,24 @@ def cancel_waiting(alias: str, task_id: str, *, error: str) -> bool:
         return cursor.fetchone() is not None
 
 
+# A running task is not touched: it is asked to end. Its worker sees that within a second, and tells
+# it; a claim that comes later ends it instead of starting it again.
+REQUEST_CANCEL = """
+/* django_taskq:request_cancel */
+UPDATE django_taskq_livetask AS t
+SET cancel_requested_at = coalesce(t.cancel_requested_at, statement_timestamp())
+WHERE t.id = %(id)s::uuid AND t.status = 'RUNNING'
+RETURNING t.id
+"""
+
+
+def request_cancel(alias: str, task_id: str) -> bool:
+    """Ask a running task to end, in the caller's transaction; say whether there was one to ask."""
+    with user_cursor(alias) as cursor:
+        cursor.execute(REQUEST_CANCEL, {"id": task_id})
+        return cursor.fetchone() is not None
+
+
 # What the bulk statements take at a time: a transaction that holds more locks would be in the way.
 BULK_LIMIT = 1000
 
@@ -74,6 +92,32 @@ def cancel_many(alias: str, ids: Sequence[str], *, error: str) -> set[str]:
     """End tasks that wait, at most BULK_LIMIT, in the caller's transaction; return which."""
     with user_cursor(alias) as cursor:
         cursor.execute(CANCEL_MANY, {"ids": list(ids), "error": error})
+        return {row[0] for row in cursor.fetchall()}
+
+
+REQUEST_CANCEL_MANY = """
+/* django_taskq:request_cancel_many */
+WITH mine AS MATERIALIZED (
+  SELECT found.id
+  FROM (SELECT unnest(%(ids)s::uuid[]) AS id ORDER BY id) AS asked
+  CROSS JOIN LATERAL (
+    SELECT t.id FROM django_taskq_livetask AS t
+    WHERE t.id = asked.id AND t.status || '' = 'RUNNING'
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED
+  ) AS found
+)
+UPDATE django_taskq_livetask AS t
+SET cancel_requested_at = coalesce(t.cancel_requested_at, statement_timestamp())
+WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
+RETURNING t.id::text
+"""
+
+
+def request_cancel_many(alias: str, ids: Sequence[str]) -> set[str]:
+    """Ask running tasks to end, at most BULK_LIMIT, in the caller's transaction; return which."""
+    with user_cursor(alias) as cursor:
+        cursor.execute(REQUEST_CANCEL_MANY, {"ids": list(ids)})
         return {row[0] for row in cursor.fetchall()}
 
 

@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 
 from django_taskq import db
 from django_taskq.events import one_line, task_log
-from django_taskq.exceptions import UnstorableResult
+from django_taskq.exceptions import Cancel, UnstorableResult
 from django_taskq.outcomes import Committed, Completed, Lost, Unanswered
 from django_taskq.transitions import atomic, finish
 from django_taskq.transitions.claim import Claimed
@@ -29,6 +29,9 @@ from django_taskq.transitions.claim import Claimed
 # How often a task that ran into another transaction is run again at once, on the same attempt.
 _RUNS_AGAIN = 3
 _SERIALIZATION_FAILURE, _DEADLOCK, _LOCK_NOT_AVAILABLE = "40001", "40P01", "55P03"
+
+# What the record of a task says that somebody has cancelled while it ran.
+ASKED_TO_END = "Cancelled on request while it ran."
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
@@ -75,11 +78,14 @@ class AtomicRunner:
                 row.id,
                 one_line(row.task),
             )
-            if not self._is_mine(row):
+            is_mine, is_cancelled = self._read(row)
+            if not is_mine:
                 return Lost(row.id, row.claim, began, time.monotonic()), None
+            if is_cancelled:
+                raise Cancel(ASKED_TO_END)
         raise AssertionError("the last run returns or raises")
 
-    def _is_mine(self, row: Claimed) -> bool:
+    def _read(self, row: Claimed) -> tuple[bool, bool]:
         connection = db.user_connection(self.database)
         connection.ensure_connection()
         with psycopg.Cursor(connection.connection) as cursor:

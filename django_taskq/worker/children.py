@@ -8,7 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from uuid import uuid4
 
@@ -50,6 +50,8 @@ class Slot:
     pid_is_noted: bool = False
     forked_at: float = 0.0
     fork_not_before: float = 0.0
+    # The tasks of which the child knows that somebody has asked them to end.
+    asked: set[str] = field(default_factory=set)
     # "timeout" or "stop", once we have killed it.
     killed_for: str = ""
     # What ran, over its hard time limit, when we killed it for that.
@@ -185,7 +187,7 @@ class Children:
         )
         _empty(slot.read)
         slot.record.reset()
-        slot.worker_id, slot.pid, slot.pid_is_noted = worker_id, 0, False
+        slot.worker_id, slot.pid, slot.pid_is_noted, slot.asked = worker_id, 0, False, set()
         slot.forked_at, slot.killed_for = now, ""
         self.nursery.fork(
             {
@@ -308,6 +310,14 @@ class Children:
             for slot in list(self.living())[:1]:
                 _order(slot, order)
 
+    def ask_to_end(self, tasks: dict[str, set[str]]) -> None:
+        """Pass on which running tasks were asked to end; by the ids of their processes."""
+        for slot in self.living():
+            asked = tasks.get(slot.worker_id, set())
+            # What it cannot be told now, it is told the next time.
+            told = {id for id in asked - slot.asked if _order(slot, f"c{id}")}
+            slot.asked = (slot.asked & asked) | told
+
     def stop(self) -> None:
         """Ask all to finish what runs and to give back the rest."""
         for slot in self.living():
@@ -333,9 +343,13 @@ class Children:
         self.nursery.kill(slot.pid)
 
 
-def _order(slot: Slot, order: str) -> None:
-    with contextlib.suppress(BlockingIOError):  # it has more orders waiting than it can read
+def _order(slot: Slot, order: str) -> bool:
+    """Send an order, whole or not at all; False if more of them wait than the pipe can take."""
+    try:
         os.write(slot.write, order.encode())
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _pipe() -> tuple[int, int]:

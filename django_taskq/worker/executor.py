@@ -51,7 +51,7 @@ from django_taskq.task import Task, TaskContext, find, rebuilt
 from django_taskq.tasks_api import TaskResultStatus, task_finished, task_started
 from django_taskq.transitions.claim import Claimed
 from django_taskq.transitions.operate import held_for_unknown
-from django_taskq.worker.atomic import AtomicRunner, Body, Report
+from django_taskq.worker.atomic import ASKED_TO_END, AtomicRunner, Body, Report
 
 _loads = json.loads
 
@@ -82,6 +82,7 @@ class Executor:
         disarm: Callable[[], None],
         report: Callable[[Claimed, dict[str, Any]], None],
         is_stopping: Callable[[], bool],
+        is_cancelled: Callable[[str], bool] = lambda id: False,
         database: str = DEFAULT_DB_ALIAS,
     ) -> None:
         self.worker_id = worker_id
@@ -90,6 +91,7 @@ class Executor:
         self.disarm = disarm
         self.report = report
         self.is_stopping = is_stopping
+        self.is_cancelled = is_cancelled
         self.atomic = AtomicRunner(database, report)
         self._runs: dict[str, Run] = {}
         self.notice_listeners()
@@ -137,7 +139,7 @@ class Executor:
 
     def outcome_without_run(self, row: Claimed, run: Run | None) -> Outcome | None:
         """Say what becomes of a row that is not to be started here and now; None: start it."""
-        if row.is_cancelled:
+        if row.is_cancelled or self.is_cancelled(row.id):
             return self.cancel_unstarted(row)
         if run is None:
             return self.park_unknown(row)
@@ -254,29 +256,37 @@ class Executor:
     def _decide(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
         """Turn what a task raised into what becomes of it."""
         ended = time.monotonic()
+        if isinstance(error, Snooze) and self.is_cancelled(row.id):
+            error = Cancel(ASKED_TO_END)
         if isinstance(error, Snooze):
             return Snoozed(row.id, row.claim, error.delay)
         hide = hider(run.task, row.args, row.kwargs)
         if isinstance(error, Cancel):
             reason = error.reason or "The task cancelled itself."
-            record = error_record(
-                class_path=class_path(TaskCancelled),
-                message=hide(reason) if hide else reason,
-                traceback_text="",
-                attempt=row.attempts,
-                worker=self.worker_id,
-            )
-            return Cancelled(row.id, row.claim, record, began, ended)
+            shown = hide(reason) if hide else reason
+            return Cancelled(row.id, row.claim, self._cancelled(row, shown), began, ended)
         error.__traceback__ = _without_our_frames(error.__traceback__)
         try:
             delay = retry_delay(run, row.attempts, row.max_attempts, error)
         except Exception as broken:  # a backoff function of the project's; it ends the task
             broken.__context__ = error
             error, delay = broken, None
+        if delay is not None and self.is_cancelled(row.id):
+            reason = f"{ASKED_TO_END} The attempt had failed with {type(error).__qualname__}."
+            return Cancelled(row.id, row.claim, self._cancelled(row, reason), began, ended)
         record = dump_error(error, attempt=row.attempts, worker=self.worker_id, hide=hide)
         if delay is None:
             return Failed(row.id, row.claim, record, began, ended)
         return Retrying(row.id, row.claim, record, delay, began, ended)
+
+    def _cancelled(self, row: Claimed, reason: str) -> str:
+        return error_record(
+            class_path=class_path(TaskCancelled),
+            message=reason,
+            traceback_text="",
+            attempt=row.attempts,
+            worker=self.worker_id,
+        )
 
     def _task_context(self, row: Claimed, run: Run, report: Report | None) -> TaskContext:
         hide = cache(partial(hider, run.task, row.args, row.kwargs))
@@ -285,6 +295,7 @@ class Executor:
             task_result=self._result(row, run, TaskStatus.RUNNING),
             report=lambda progress: pass_on(_redacted(progress, hide)),
             stopping=self.is_stopping,
+            cancelled=partial(self.is_cancelled, row.id),
         )
 
     def _send_failure(self, row: Claimed, run: Run, error: str) -> None:

@@ -61,6 +61,10 @@ _LENT = 0.02
 _REPORT_EVERY = 0.2
 # The longest that a process that ends at once waits for its outcomes to be stored.
 _FLUSH = 5.0
+# "c" and the id of a task; other orders are a letter.
+_CANCEL_SIZE = 37
+# However busy a feeder is, it reads its orders so often.
+_ORDERS_EVERY = 0.1
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
 
 
@@ -113,6 +117,11 @@ class Feeder(threading.Thread):
         self._unsent: list[Unstored] = []
         # Every claimed task that is not stored, given back or dropped yet, by id.
         self._in_hand: dict[str, Claimed] = {}
+        # Those of them that somebody has asked to end.
+        self._cancelled: set[str] = set()
+        # The beginning of an order whose rest was not read yet, and when orders were last read.
+        self._begun_order = b""
+        self._orders_read_at = 0.0
         # How long tasks run, on average; one is claimed at a time while that is unknown.
         self._run_time: float | None = None
         # When to look for lanes; None: when somebody wakes us.
@@ -146,6 +155,10 @@ class Feeder(threading.Thread):
         self._reports[row.id] = (row.id, row.claim, json.dumps(progress))
         if self.is_waiting:
             self.nudge()
+
+    def is_cancelled(self, id: str) -> bool:
+        """Say whether somebody has asked a task to end. Callable in any thread."""
+        return id in self._cancelled
 
     def retire(self, why: str, *, is_hung: bool = False) -> None:
         """Claim nothing more: the child ends with what it has in hand, and is replaced.
@@ -200,6 +213,8 @@ class Feeder(threading.Thread):
         self._collect()
         self._retire_if_due()
         now = time.monotonic()
+        if now >= self._orders_read_at + _ORDERS_EVERY:
+            self._read_orders(0)
         wanted = 0 if self._is_leaving else self._wanted(now)
         if self._is_leaving and self._put_down():
             return True
@@ -234,6 +249,7 @@ class Feeder(threading.Thread):
         """Have tasks given back that were claimed and will not start here."""
         for id in ids:
             self._in_hand.pop(id, None)
+            self._cancelled.discard(id)
         self._give_back_asked = True
 
     def _wanted(self, now: float) -> int:
@@ -341,6 +357,7 @@ class Feeder(threading.Thread):
         self.lines.write(stored, self._in_hand)
         for outcome in stored:
             self._in_hand.pop(outcome.id, None)
+            self._cancelled.discard(outcome.id)
         if self._alone is not None and self._alone not in self._in_hand:
             self._alone, self._look_at = None, 0.0
 
@@ -572,13 +589,21 @@ class Feeder(threading.Thread):
     def _read_orders(self, seconds: float | None) -> None:
         """Sleep until somebody wakes us, and obey."""
         readable, _, _ = select.select([self._nudge_read, self.orders], [], [], seconds)
-        for end in readable:
-            received = os.read(end, 4096).decode()
-            for order in received:
-                self._obey(order)
+        self._orders_read_at = time.monotonic()
+        if self._nudge_read in readable:
+            os.read(self._nudge_read, 4096)
+        if self.orders in readable:
+            unread = self._begun_order + os.read(self.orders, 4096)
+            while len(unread) >= (size := _CANCEL_SIZE if unread[:1] == b"c" else 1) and unread:
+                self._obey(unread[:size].decode())
+                unread = unread[size:]
+            self._begun_order = unread
 
     def _obey(self, order: str) -> None:
-        match order:
+        match order[0]:
+            case "c":  # somebody has asked a task to end; it is ours, unless it has just ended
+                if order[1:] in self._in_hand:
+                    self._cancelled.add(order[1:])
             case "w" | "h":  # there is work; or: somebody has just enqueued
                 self.record.say_idle(False)
                 self._was_hinted = self._was_hinted or order == "h"

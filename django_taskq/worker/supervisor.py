@@ -230,7 +230,7 @@ class Supervisor:
             self._beat_at = now + _BEAT
             db.forget_plans(connection)
             self._beat(connection)
-        if now >= self._tick_at and not self._is_leaving:
+        if now >= self._tick_at:
             self._tick_at = now + _TICK  # an error in it must not be repeated at once
             self._tick(connection)
         if not self._is_leaving:
@@ -276,12 +276,12 @@ class Supervisor:
             moments.append(self.reload.wake_at(now))
         if self._connection is None:
             moments.append(self._connect_at)
-        elif self._is_leaving:
-            moments.append(self._beat_at)
         else:
-            moments += [self._tick_at, self._beat_at, self.pruner.next_at]
-            if (listener_at := self.listener.wake_at()) is not None:
-                moments.append(listener_at)
+            moments += [self._tick_at, self._beat_at]
+            if not self._is_leaving:
+                moments.append(self.pruner.next_at)
+                if (listener_at := self.listener.wake_at()) is not None:
+                    moments.append(listener_at)
         if self._stop_until is not None:
             if self.children.are_gone:
                 moments.append(now + 0.05)
@@ -327,12 +327,16 @@ class Supervisor:
                 worker_log.info("Put %d held task(s) back: their name is known now.", resumed)
 
     def _tick(self, connection: db.Connection) -> None:
-        """Ask where work is, and wake one idle child to do it."""
+        """Ask where work is, and wake one idle child to do it; pass on what is to end."""
         claims = self.children.claims if self.children.are_idle else -1
+        children = [slot.worker_id for slot in self.children.living()]
+        lanes, suspects, cancelled = claim.tick(connection, children)
+        self.children.ask_to_end(cancelled)
+        if self._is_leaving:
+            return
         if self.children.budget.left == 0:
             self._end_burst(claims)
             return
-        lanes, suspects = claim.tick(connection)
         suspect_waits = any(self.choice.serves(queue_name) for queue_name in suspects)
         served = [tick for tick in lanes if self.choice.serves(tick.lane.queue_name)]
         is_due = any(tick.is_due for tick in served)

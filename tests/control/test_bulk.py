@@ -201,6 +201,30 @@ def test_waiting_tasks_are_cancelled_with_the_reason() -> None:
     assert LiveTask.objects.get(pk=running.pk).status == "RUNNING"
 
 
+def test_running_tasks_are_asked_to_end_and_counted_apart() -> None:
+    rows = [make_row(TaskStatus.RUNNING, queue_name="mail") for _ in range(2)]
+    other = make_row(TaskStatus.RUNNING)
+    waiting = make_row(TaskStatus.READY, queue_name="mail")
+
+    changed = control.cancel_all(queue_name="mail")
+
+    assert (changed.count, changed.asked, changed.skipped) == (1, 2, [])
+    asked = LiveTask.objects.filter(cancel_requested_at__isnull=False)
+    assert {row.pk for row in asked} == {row.pk for row in rows}
+    assert FinishedTask.objects.get().pk == waiting.pk
+    assert control.cancel(ids_of(other)).asked == 1
+
+
+def test_a_bulk_cancel_that_is_rolled_back_has_asked_nobody() -> None:
+    row = make_row(TaskStatus.RUNNING)
+
+    with transaction.atomic():
+        assert control.cancel(ids_of(row)).asked == 1
+        transaction.set_rollback(True)
+
+    assert LiveTask.objects.get().cancel_requested_at is None
+
+
 def test_filters_choose_what_is_cancelled() -> None:
     wanted = [
         make_row(TaskStatus.READY, queue_name="mail"),

@@ -44,6 +44,8 @@ QUEUE = ("django_taskq_live_ready", "queue_name")
 LANE = ("django_taskq_live_ready", "queue_name", "priority")
 DUE = (*LANE, "run_after")
 WORKER = ("django_taskq_live_worker", "worker_id")
+# Tasks that run and were asked to end.
+CANCEL = ("django_taskq_live_cancel", "worker_id")
 HELD = ("django_taskq_live_held", "held_for")
 SUSPECT = ("django_taskq_live_suspect", "run_after")
 # The first entries of an index, no matter which.
@@ -216,7 +218,19 @@ def _cases() -> list[Case]:
         cases.append(Case(name, send, frozenset(indexes), other, by, str(variant)))
 
     add("claim.FIND_LANES", claim.find_lanes, READY_HEAD, QUEUE, LANE, DUE)
-    add("claim.TICK", claim.tick, READY_HEAD, QUEUE, LANE, DUE, SUSPECT)
+    for count in (1, 64):
+        children = [id_of("e", n) for n in range(1, count + 1)]
+        add(
+            "claim.TICK",
+            lambda c, n=children: claim.tick(c, n),
+            READY_HEAD,
+            QUEUE,
+            LANE,
+            DUE,
+            SUSPECT,
+            CANCEL,
+            variant=f"{count}-children",
+        )
     add("claim.COUNT_WAITING", claim.count_waiting, READY_HEAD)
     for limit in (1, 50, 500):
         add("claim.CLAIM", claim_from(lanes(), limit=limit), DUE, LIVE_KEY, variant=limit)
@@ -340,6 +354,21 @@ def _cases() -> list[Case]:
         LIVE_KEY,
         by="user",
     )
+    add(
+        "operate.REQUEST_CANCEL",
+        lambda c: operate.request_cancel("default", mine[0]),
+        LIVE_KEY,
+        by="user",
+    )
+    for count in (1, 1000):
+        asked = [id for id, _ in running(count)]
+        add(
+            "operate.REQUEST_CANCEL_MANY",
+            lambda c, i=asked: operate.request_cancel_many("default", i),
+            LIVE_KEY,
+            by="user",
+            variant=count,
+        )
     for count in (1, 300):
         names = [f"gone.task{n}" for n in range(count)]
         add(

@@ -447,3 +447,36 @@ def lose_the_answer(ledger: str, name: str, *, commits: bool) -> str:
     if Path(ledger).read_text().count("started ") == 1:
         connection._commit = commit
     return name
+
+
+@task(takes_context=True, max_attempts=3, backoff=600)
+def work_until_cancelled(context: TaskContext, ledger: str, then: str) -> str:
+    """Work until somebody asks it to end, note when it was seen, and go on as told."""
+    write(ledger, "started")
+    deadline = time.monotonic() + PATIENCE
+    while not context.is_cancelled:
+        if time.monotonic() > deadline:
+            return "never asked"
+        time.sleep(0.01)
+    write(ledger, "seen")
+    match then:
+        case "cancel":
+            raise Cancel("put down")
+        case "fail":
+            raise ValueError("secret")
+        case "snooze":
+            raise Snooze(600)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return "done all the same"
+
+
+@task(takes_context=True)
+async def wait_until_cancelled(context: TaskContext, ledger: str) -> None:
+    """Wait as a coroutine until somebody asks it to end."""
+    write(ledger, "started")
+    deadline = time.monotonic() + PATIENCE
+    while not context.is_cancelled and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    write(ledger, "seen")
+    raise Cancel("put down")

@@ -225,15 +225,15 @@ def test_a_suspect_at_the_head_of_a_lane_hides_nobody(connection: Connection) ->
 
 def test_an_empty_table_has_no_lanes(connection: Connection) -> None:
     assert found(connection) == []
-    assert claim.tick(connection) == ([], set())
+    assert claim.tick(connection, []) == ([], set(), {})
 
 
 def test_a_tick_tells_when_a_suspect_waits(connection: Connection) -> None:
     rows.add(connection, crashes=2, run_after=rows.ago(-3600))
-    assert claim.tick(connection)[1] == set()
+    assert claim.tick(connection, [])[1] == set()
 
     rows.add(connection, crashes=2, queue_name="mail")
-    assert claim.tick(connection)[1] == {"mail"}
+    assert claim.tick(connection, [])[1] == {"mail"}
 
 
 def test_a_tick_tells_where_tasks_are_due_and_when_the_next_ones_will_be(
@@ -245,7 +245,7 @@ def test_a_tick_tells_where_tasks_are_due_and_when_the_next_ones_will_be(
     rows.add(connection, queue_name="both")
     rows.add(connection, queue_name="both", run_after=rows.ago(-300))
 
-    seen = {tick.lane.queue_name: tick for tick in claim.tick(connection)[0]}
+    seen = {tick.lane.queue_name: tick for tick in claim.tick(connection, [])[0]}
 
     assert {name: tick.is_due for name, tick in seen.items()} == {
         "due": True,
@@ -255,6 +255,23 @@ def test_a_tick_tells_where_tasks_are_due_and_when_the_next_ones_will_be(
     assert seen["due"].due_in is None
     assert seen["later"].due_in == pytest.approx(100, abs=20)
     assert seen["both"].due_in == pytest.approx(300, abs=20)
+
+
+def test_a_tick_tells_which_tasks_of_these_children_were_asked_to_end(
+    connection: Connection, worker_id: str
+) -> None:
+    other, third = rows.add_worker(connection), rows.add_worker(connection)
+    asked = [
+        rows.add_running(connection, worker, cancel_requested_at=rows.ago(1))
+        for worker in (worker_id, worker_id, other, third)
+    ]
+    rows.add_running(connection, worker_id)
+    rows.add(connection, cancel_requested_at=rows.ago(1))
+
+    assert claim.tick(connection, [worker_id, other])[2] == {
+        worker_id: {asked[0].id, asked[1].id},
+        other: {asked[2].id},
+    }
 
 
 def test_waiting_tasks_are_counted_up_to_a_limit(

@@ -404,3 +404,21 @@ def test_an_outcome_whose_answer_was_lost_is_recognised_by_id_and_claim(
     assert finish.complete(connection, [completed(stored)]).rowcount == 0
     assert finish.confirm(connection, [stored, others_claim, never]) == {stored.id}
     assert finish.confirm(connection, []) == set()
+
+
+@pytest.mark.parametrize("how", ["retry", "snooze"])
+def test_a_task_that_was_asked_to_end_is_claimed_again_at_once(
+    connection: Connection, worker_id: str, how: str
+) -> None:
+    mine = rows.add_running(connection, worker_id, cancel_requested_at=rows.ago(1))
+    if how == "retry":
+        finish.retry(connection, [Retrying(*mine, '{"message": "x"}', 3600.0, 0.0, 0.0)])
+    else:
+        finish.snooze(connection, [Snoozed(*mine, 3600.0)])
+
+    row = rows.row(connection, mine.id)
+    assert (row["status"], row["cancel_requested_at"] is None) == ("READY", False)
+    due = connection.execute(
+        "SELECT count(*) FROM django_taskq_livetask WHERE run_after <= clock_timestamp()"
+    )
+    assert due.fetchone() == (1,)

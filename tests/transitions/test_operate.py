@@ -203,3 +203,27 @@ def test_many_waiting_tasks_are_cancelled_and_others_are_left(
     [error] = rows.row(users, waiting[2])["errors"]
     assert (error["message"], error["attempt"]) == ("Cancelled before it ran.", 2)
     assert error["finished_at"]
+
+
+def test_a_running_task_is_asked_to_end_and_goes_on(users: psycopg.Connection[Any]) -> None:
+    mine = rows.add_running(users, rows.add_worker(users))
+
+    assert operate.request_cancel("default", mine.id) is True
+    first = rows.row(users, mine.id)
+    assert operate.request_cancel("default", mine.id) is True
+
+    assert (first["status"], first["claim"]) == ("RUNNING", mine.claim)
+    assert first["cancel_requested_at"] is not None
+    assert rows.row(users, mine.id) == first
+
+
+def test_only_running_tasks_are_asked_to_end(users: psycopg.Connection[Any]) -> None:
+    worker_id = rows.add_worker(users)
+    running = rows.add_running(users, worker_id)
+    waiting = rows.add(users)
+    done = rows.insert(users, rows.DONE, status="SUCCESSFUL")
+
+    assert operate.request_cancel("default", waiting) is False
+    assert operate.request_cancel("default", done) is False
+    assert operate.request_cancel_many("default", [waiting, done, running.id]) == {running.id}
+    assert rows.row(users, waiting)["cancel_requested_at"] is None

@@ -11,7 +11,7 @@ from django_taskq import Cancel, Retry, Snooze, TaskContext, task
 from tests.worker import samples
 
 # One is taken and called at each start of a task, after its transaction has taken its snapshot.
-MEANWHILE: list[Callable[[], None]] = []
+MEANWHILE: list[Callable[[], object]] = []
 # What has been started.
 STARTS: list[str] = []
 

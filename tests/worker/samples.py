@@ -152,6 +152,11 @@ def tell(context: TaskContext, *args: Any) -> dict[str, Any]:
     }
 
 
+@task(takes_context=True)
+def tell_cancelled(context: TaskContext) -> bool:
+    return context.is_cancelled
+
+
 @task
 def leave_traces() -> None:
     MARK.set("touched")

@@ -298,6 +298,32 @@ def test_a_task_that_is_taken_away_above_read_committed_does_not_run_again(ran: 
     assert not Group.objects.exists()
 
 
+def test_a_task_that_was_asked_to_end_is_not_run_again_after_a_conflict(ran: Ran) -> None:
+    mine = ran.add(samples.meet_a_deadlock)
+    samples.MEANWHILE.append(
+        lambda: ran.connection.execute(
+            "UPDATE django_taskq_livetask SET cancel_requested_at = now() WHERE id = %s", [mine.id]
+        )
+    )
+
+    outcome = ran.run(samples.meet_a_deadlock, "x", mine=mine)
+
+    assert isinstance(outcome, Cancelled)
+    assert samples.STARTS == ["x"]
+    assert not Group.objects.exists()
+
+
+def test_a_request_to_end_does_not_keep_a_task_from_committing(ran: Ran) -> None:
+    mine = ran.add(samples.write)
+    samples.MEANWHILE.append(
+        lambda: ran.connection.execute(
+            "UPDATE django_taskq_livetask SET cancel_requested_at = now() WHERE id = %s", [mine.id]
+        )
+    )
+
+    assert isinstance(ran.run(samples.write, "x", mine=mine), Committed)
+
+
 def test_a_deadlock_is_no_failure_either(ran: Ran) -> None:
     assert isinstance(ran.run(samples.meet_a_deadlock, "x"), Committed)
     assert len(samples.STARTS) == 3

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from django_taskq.exceptions import TaskCancelled, TaskExpired, UnstorableResult
-from django_taskq.outcomes import Cancelled, Completed, Failed, Outcome, Retrying, Snoozed
+from django_taskq.outcomes import (
+    Cancelled,
+    CancelledUnstarted,
+    Completed,
+    Failed,
+    Outcome,
+    Retrying,
+    Snoozed,
+)
 from django_taskq.serialization import class_path
 from django_taskq.statuses import TaskStatus
 from django_taskq.tasks_api import LOGGER_NAME, TaskResultStatus, task_finished, task_started
@@ -28,12 +36,14 @@ class Watched(Executor):
         self.armed: list[float | None] = []
         self.reports: list[tuple[str, dict[str, Any]]] = []
         self.stopping = False
+        self.cancelled: set[str] = set()
         super().__init__(
             "worker-1",
             arm=self.armed.append,
             disarm=lambda: self.armed.append(None),
             report=lambda row, progress: self.reports.append((row.id, progress)),
             is_stopping=lambda: self.stopping,
+            is_cancelled=lambda id: id in self.cancelled,
         )
 
     def run(self, row: Claimed) -> Outcome:
@@ -474,3 +484,55 @@ def test_djangos_own_log_lines_are_written_where_its_logger_is_enabled(
         Watched().run(row)
 
     assert [row.id in record.getMessage() for record in caplog.records] == [True, True]
+
+
+# --- asked to end ---------------------------------------------------------------------------------
+
+
+def test_a_task_that_is_asked_to_end_may_end_normally(executor: Watched) -> None:
+    row = claimed(samples.give, 1)
+    executor.cancelled.add(row.id)
+
+    assert isinstance(executor.run(row), Completed)
+
+
+def test_a_task_that_is_asked_to_end_and_fails_for_good_has_failed(executor: Watched) -> None:
+    row = claimed(samples.fail, "ValueError", "oh no")
+    executor.cancelled.add(row.id)
+
+    assert isinstance(executor.run(row), Failed)
+
+
+@pytest.mark.parametrize("of", ["fail_thrice", "ask_for_snooze", "ask_for_retry"])
+def test_a_task_that_is_asked_to_end_is_not_run_again(executor: Watched, of: str) -> None:
+    arguments = {"fail_thrice": ["ValueError", "secret"], "ask_for_snooze": [5]}.get(of, [])
+    row = claimed(getattr(samples, of), *arguments)
+    executor.cancelled.add(row.id)
+
+    outcome = executor.run(row)
+
+    assert isinstance(outcome, Cancelled)
+    record = record_of(outcome)
+    assert record["exception_class_path"] == class_path(TaskCancelled)
+    assert record["message"].startswith("Cancelled on request while it ran.")
+    assert "secret" not in record["message"]
+
+
+def test_a_task_that_was_asked_to_end_before_its_turn_is_not_started(executor: Watched) -> None:
+    row = claimed(samples.give, 1)
+    run = executor.run_of(row)
+    assert executor.outcome_without_run(row, run) is None
+
+    executor.cancelled.add(row.id)
+
+    assert isinstance(executor.outcome_without_run(row, run), CancelledUnstarted)
+
+
+def test_a_context_tells_when_the_task_is_asked_to_end(executor: Watched) -> None:
+    row = claimed(samples.tell_cancelled)
+    executor.cancelled.add(row.id)
+
+    outcome = executor.run(row)
+
+    assert isinstance(outcome, Completed)
+    assert outcome.value == "true"
