@@ -17,7 +17,7 @@ from uuid import uuid4
 import psycopg
 
 from django_taskq.exceptions import Retry, SoftTimeLimit
-from django_taskq.outcomes import Failed, Outcome, Retrying
+from django_taskq.outcomes import Committed, Failed, Lost, Outcome, Retrying
 from django_taskq.testing.connection import connection_of_test
 from django_taskq.testing.transactions import TestTransactions
 from django_taskq.transitions import claim, finish, presence
@@ -65,6 +65,7 @@ class Runner:
             disarm=self._alarm.disarm,
             report=self._note_progress,
             is_stopping=lambda: False,
+            database=alias,
         )
 
     @contextlib.contextmanager
@@ -123,7 +124,8 @@ class Runner:
         else:
             outcome = self._execute(row, run)
             raised = self._executor.raised
-        store(self.connection, [outcome], self.id)
+        if not isinstance(outcome, Committed | Lost):  # an atomic task stores it itself
+            store(self.connection, [outcome], self.id)
         if raised is not None and not isinstance(raised, _TASKS_OWN):
             raise raised
         return Ran(row, outcome, raised)
@@ -137,8 +139,10 @@ class Runner:
             try:
                 transactions.run_on_commit()
             except Exception as error:
-                # In a worker the end of an atomic() block would have raised it in the task.
-                outcome = self._executor.fail(row, run, error, began)
+                # In a worker the end of an atomic() block would have raised it in the task. The
+                # hooks of an atomic task run after it has committed, and cannot undo it.
+                if not isinstance(outcome, Committed):
+                    outcome = self._executor.fail(row, run, error, began)
             transactions.raised = self._executor.raised
         if self._progress is not None:
             report = (row.id, row.claim, json.dumps(self._progress))

@@ -138,3 +138,14 @@ def note_on_commit(event: Any, fail: bool = False) -> None:
 @task
 def wait_for_another() -> Any:
     return note.enqueue("other").wait(timeout=0.1)
+
+
+@task(atomic=True, max_attempts=2, backoff=0)
+def write_together(name: str, error: str = "") -> str:
+    """Write a row and enqueue a task, in the transaction that stores the result; then fail."""
+    Group.objects.create(name=name)
+    note.enqueue(f"with {name}")
+    transaction.on_commit(lambda: EVENTS.append(f"{name} has committed"))
+    if error:
+        raise ValueError(error)
+    return name

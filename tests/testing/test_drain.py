@@ -361,3 +361,18 @@ def test_a_mistake_in_the_setting_is_explained(settings: Any) -> None:
     }
     with pytest.raises(Exception, match="names DummyBackend only: its tasks are no rows"):
         drain()
+
+
+def test_an_atomic_task_commits_with_its_result_or_leaves_nothing() -> None:
+    kept = tasks.write_together.enqueue("kept")
+    undone = tasks.write_together.enqueue("undone", "no")
+
+    drained = drain()
+
+    assert drained.counts == {"completed": 2, "retrying": 1, "failed": 1}
+    assert [group.name for group in Group.objects.all()] == ["kept"]
+    assert EVENTS == ["kept has committed", "with kept"]
+    kept.refresh()
+    undone.refresh()
+    assert (kept.row_status, kept.return_value) == ("SUCCESSFUL", "kept")
+    assert (undone.row_status, undone.attempts) == ("FAILED", 2)
