@@ -122,6 +122,8 @@ class Task(BaseTask[P, R], Generic[P, R]):
     store_result: bool = True
     # Whether body, result and what it enqueues commit in one transaction.
     atomic: bool = False
+    # Whether it is never started again once it had started.
+    at_most_once: bool = False
     # Seconds from enqueue to the earliest start: using(run_after=timedelta or seconds).
     delay: float = 0.0
     # Made by using(): not the task that the registry holds.
@@ -339,6 +341,15 @@ def rebuilt(task: Task[..., Any] | None, **changes: Any) -> Task[..., Any]:
     return copy
 
 
+def at_most_once_names() -> frozenset[str]:
+    """Return the names, former ones too, of the tasks that are never started a second time."""
+    return frozenset(
+        name
+        for name in registry.known_names()
+        if getattr(registry.get(name), "at_most_once", False)
+    )
+
+
 def missing(key: str) -> Task[..., Any]:
     """Make a placeholder for a task that is not registered here: it can be shown, not run."""
     return rebuilt(None, func=_Missing(key), name=key.rpartition(".")[2], key=key)
@@ -444,7 +455,8 @@ def task(f: Any = None, /, **options: Any) -> Any:
     `backoff` (exponential(base=15, cap=3600) seconds), `timeout` and `soft_timeout` (seconds from
     the start; none), `expires_after` (seconds from enqueue or run_after; never), `store_result`
     (True), `redact` (names of arguments that are secret; none), `atomic` (run in one transaction
-    that also stores the result; False).
+    that also stores the result; False), `at_most_once` (never started again once it had started;
+    False).
 
     Raise TypeError for an unknown option and InvalidTask for a function that no worker could find.
     """
@@ -519,6 +531,7 @@ class _Defaults:
     redact = ()
     store_result = True
     atomic = False
+    at_most_once = False
     delay = 0.0
     is_copy = False
 

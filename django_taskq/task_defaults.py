@@ -50,7 +50,8 @@ def project_defaults() -> dict[str, Any]:
             f"It takes {', '.join(PLAIN)}."
         )
     # A task that says nothing itself, made of these: its options are checked as any task's.
-    own = {"name": "", "key": _SETTING, "aliases": (), "redact": (), "atomic": False}
+    own: dict[str, Any] = {"name": "", "key": _SETTING, "aliases": (), "redact": ()}
+    own |= {"atomic": False, "at_most_once": False}
     example = SimpleNamespace(**{**own, **PLAIN, **given})
     try:
         check_options(example)
@@ -72,6 +73,8 @@ def apply_defaults(task: Any) -> None:
     except ImproperlyConfigured:
         return  # check E002 says so, and so does every enqueue
     for option, value in PLAIN.items():
+        if option == "max_attempts" and task.at_most_once:
+            continue  # a project that lets its tasks be retried does not mean these
         if option not in task.given:
             object.__setattr__(task, option, project.get(option, value))
 

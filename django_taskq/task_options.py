@@ -36,6 +36,7 @@ class TaskOptions(TypedDict, total=False):
     store_result: bool
     redact: Sequence[str | re.Pattern[str]]
     atomic: bool
+    at_most_once: bool
 
 
 def check_options(task: Any) -> None:
@@ -73,6 +74,7 @@ def check_options(task: Any) -> None:
     if not isinstance(task.store_result, bool):
         raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
     _check_atomic(where, task)
+    _check_at_most_once(where, task)
     for option in ("retry_on", "give_up_on"):
         kinds = getattr(task, option)
         kinds = tuple(kinds) if isinstance(kinds, list | tuple | set | frozenset) else (kinds,)
@@ -116,6 +118,21 @@ def _check_atomic(where: str, task: Any) -> None:
         )
 
 
+def _check_at_most_once(where: str, task: Any) -> None:
+    if not isinstance(task.at_most_once, bool):
+        raise InvalidTask(f"{where}: at_most_once is True or False, not {task.at_most_once!r}.")
+    if task.at_most_once and task.max_attempts > 1:
+        raise InvalidTask(
+            f"{where}: at_most_once=True allows one start, max_attempts={task.max_attempts} more. "
+            "Leave out one of them."
+        )
+    if task.at_most_once and task.atomic:
+        raise InvalidTask(
+            f"{where}: at_most_once=True and atomic=True exclude each other: an atomic task is "
+            "started again when another transaction is in its way, because nothing of it is left."
+        )
+
+
 def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
     """Return a duration in seconds. Raise TypeError or ValueError if it is none."""
     if isinstance(value, timedelta):
@@ -131,7 +148,8 @@ def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
 
 def refuse_in_using(option: str) -> str:
     """Say why using() does not take an option."""
-    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context", "redact", "atomic"}
+    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context", "redact"}
+    of_code |= {"atomic", "at_most_once"}
     if option in of_code:
         return (
             f"using() cannot change {option}: it is code, which a row cannot hold. "

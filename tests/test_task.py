@@ -17,7 +17,7 @@ from asgiref.sync import async_to_sync
 from django.test import override_settings
 
 from django_taskq import Task, TaskContext, TaskqError, exponential, registry, task
-from django_taskq.task import find
+from django_taskq.task import at_most_once_names, find
 from django_taskq.tasks_api import DjangoTask, InvalidTask
 from tests import tasks
 from tests.rows import OURS
@@ -314,6 +314,9 @@ def test_a_context_must_be_the_first_argument() -> None:
         ({"aliases": ["x" * 129]}, "aliases takes a list of names"),
         ({"aliases": ["\x00"]}, "aliases takes a list of names"),
         ({"atomic": 1}, "atomic is True or False, not 1"),
+        ({"at_most_once": None}, "at_most_once is True or False, not None"),
+        ({"at_most_once": True, "max_attempts": 2}, "allows one start, max_attempts=2 more"),
+        ({"at_most_once": True, "atomic": True}, "exclude each other"),
         ({"name": 5}, "name is text"),
         ({"name": "x" * 129}, "name is text of at most 128"),
         ({"queue_name": ""}, "queue_name is text of 1 to 128"),
@@ -409,3 +412,19 @@ def test_our_options_pass_through_djangos_decorator_where_it_lets_them() -> None
 def test_an_atomic_task_may_not_be_async_and_the_message_says_what_to_do() -> None:
     with pytest.raises(InvalidTask, match="Write it as def"):
         task(atomic=True, name="atomic and async")(plain_async)
+
+
+def test_a_task_that_is_started_at_most_once_gets_no_attempts_by_using() -> None:
+    once = task(at_most_once=True, name="once only")(plain)
+    assert at_most_once_names() >= {"once only"}
+
+    with pytest.raises(InvalidTask, match="allows one start"):
+        once.using(max_attempts=3)
+    with pytest.raises(TypeError, match="using\\(\\) cannot change at_most_once"):
+        once.using(at_most_once=False)
+
+
+def test_former_names_of_a_task_are_started_at_most_once_too() -> None:
+    task(at_most_once=True, name="once new", aliases=["once old"])(plain)
+
+    assert at_most_once_names() >= {"once new", "once old"}

@@ -60,6 +60,11 @@ def test_a_task_takes_the_projects_defaults_where_its_decorator_says_nothing() -
         assert (own.max_attempts, own.timeout, own.queue_name) == (1, None, "default")
 
 
+def test_a_task_that_is_started_at_most_once_keeps_its_one_attempt() -> None:
+    with using(max_attempts=5):
+        assert task(at_most_once=True, name="once by default")(plain).max_attempts == 1
+
+
 def test_tasks_that_there_are_already_follow_a_change_and_its_end() -> None:
     with using(priority=7, store_result=False):
         assert (tasks.add.priority, tasks.add.store_result) == (7, False)

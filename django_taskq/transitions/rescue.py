@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from django_taskq.db import Connection, array
+from django_taskq.db import Connection, array, quoted_array
 
 # One statement for all causes: a stop, a dead child, a stuck child, a claim whose answer was lost.
 # The caller says what is kept; everything else that this worker holds goes back, its attempt
@@ -57,6 +57,41 @@ SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, att
 FROM gone
 """
 
+# What is started at most once ends with its process, whether it ran then or was done and could not
+# say so. Which tasks these are is code, and no column: their names are passed.
+CONDEMN_ONCE = """
+/* django_taskq:condemn_once */
+WITH gone AS (
+  DELETE FROM django_taskq_livetask AS t
+  WHERE t.worker_id = %(worker)s::uuid AND t.task = ANY (%(once)s::text[])
+    AND NOT t.has_successors
+  RETURNING t.*
+)
+INSERT INTO django_taskq_finishedtask (
+  id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes, claim, worker_id, errors, progress, options, headers, status, started_at,
+  finished_at)
+SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes + (id = ANY (%(ids)s::uuid[]))::int, claim, worker_id,
+  CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
+    || (CASE WHEN id = ANY (%(running)s::uuid[]) THEN %(error)s::jsonb ELSE %(unsent)s::jsonb END
+        || jsonb_build_object('started_at', started_at, 'finished_at', statement_timestamp())),
+  progress, options, headers, 'FAILED', started_at, statement_timestamp()
+FROM gone
+"""
+
+
+class Once(NamedTuple):
+    """What `at_most_once` tasks of a dead process come to."""
+
+    # The names under which rows hold such tasks.
+    names: Sequence[str]
+    # Those that ran, blamed or not: their error; and that of those which were done.
+    running: Sequence[str]
+    error: str
+    unsent: str
+
+
 # Everything that a dead process still held and had started. Only what ran when it died may be to
 # blame; what ran before was done and could not say so, and runs again.
 RESCUE = """
@@ -85,16 +120,33 @@ RETURNING t.id
 MAX_CRASHES = 3
 
 
-def rescue(connection: Connection, worker_id: str, *, running: Sequence[str], error: str) -> int:
+def rescue(
+    connection: Connection,
+    worker_id: str,
+    *,
+    running: Sequence[str],
+    error: str,
+    once: Once | None = None,
+) -> int:
     """Take the started tasks of a dead process back; `running` names those that it died in.
 
-    `error` is the record of the crash, as JSON text. Return how many tasks were moved.
+    `error` is the record of the crash, as JSON text. Those of `once` end instead. Return how many
+    tasks were moved.
     """
     parameters = {"worker": worker_id, "ids": array(list(running)), "error": error}
+    moved = 0
     with connection.transaction():
-        condemned = connection.execute(CONDEMN, {**parameters, "limit": MAX_CRASHES})
-        rescued = connection.execute(RESCUE, parameters)
-    return condemned.rowcount + rescued.rowcount
+        if once is not None and once.names:
+            ended = {
+                "once": quoted_array(list(once.names)),
+                "running": array(list(once.running)),
+                "error": once.error,
+                "unsent": once.unsent,
+            }
+            moved += connection.execute(CONDEMN_ONCE, {**parameters, **ended}).rowcount
+        moved += connection.execute(CONDEMN, {**parameters, "limit": MAX_CRASHES}).rowcount
+        moved += connection.execute(RESCUE, parameters).rowcount
+    return moved
 
 
 READ_RUNNING = """

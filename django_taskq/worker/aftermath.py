@@ -12,7 +12,7 @@ from django_taskq.events import one_line, worker_log
 from django_taskq.exceptions import HardTimeLimit, TaskCrashed
 from django_taskq.outcomes import Failed, Retrying, Unstored
 from django_taskq.serialization import class_path, error_record
-from django_taskq.task import find
+from django_taskq.task import at_most_once_names, find
 from django_taskq.transitions import presence, rescue
 from django_taskq.worker import store
 from django_taskq.worker.executor import overdue_error, retry_delay, run_of_row
@@ -116,14 +116,10 @@ class Aftermath:
         blamed = held.running if is_accident else ()
         for task_id in blamed:
             self._name_blamed(connection, death, task_id)
-        error = error_record(
-            class_path=class_path(TaskCrashed),
-            message=f"The process that ran the task {death.reason}.",
-            traceback_text="",
-            attempt=0,
-            worker=death.worker_id,
+        error = _crash(death, f"The process that ran the task {death.reason}.")
+        rescue.rescue(
+            connection, death.worker_id, running=blamed, error=error, once=_once_of(death)
         )
-        rescue.rescue(connection, death.worker_id, running=blamed, error=error)
         presence.leave(connection, [death.worker_id])
 
     def _name_blamed(self, connection: Connection, death: Death, task_id: str) -> None:
@@ -159,3 +155,32 @@ class Aftermath:
             else Retrying(task_id, row.claim, record, delay, began, ended)
         )
         store.store(connection, [outcome], death.worker_id)
+
+
+def _once_of(death: Death) -> rescue.Once | None:
+    """Say what becomes of `at_most_once` tasks that a dead child had started."""
+    names = at_most_once_names()
+    if not names:
+        return None
+    when = " when the grace time of a stop was over" if death.killed_for == "stop" else ""
+    why = "at_most_once=True: it is not started again."
+    return rescue.Once(
+        names=sorted(names),
+        running=death.held.running,
+        error=_crash(death, f"The process that ran the task {death.reason}{when}. {why}"),
+        unsent=_crash(
+            death,
+            f"The process {death.reason}{when} after it had run the task, before its outcome was "
+            f"stored. The task may have succeeded. {why}",
+        ),
+    )
+
+
+def _crash(death: Death, message: str) -> str:
+    return error_record(
+        class_path=class_path(TaskCrashed),
+        message=message,
+        traceback_text="",
+        attempt=0,
+        worker=death.worker_id,
+    )

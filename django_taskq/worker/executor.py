@@ -28,6 +28,7 @@ from django_taskq.exceptions import (
     SoftTimeLimit,
     TaskCancelled,
     TaskExpired,
+    TaskFailed,
     UnstorableResult,
 )
 from django_taskq.outcomes import (
@@ -258,6 +259,8 @@ class Executor:
         ended = time.monotonic()
         if isinstance(error, Snooze) and self.is_cancelled(row.id):
             error = Cancel(ASKED_TO_END)
+        if run.task.at_most_once and isinstance(error, Retry | Snooze):
+            error = _refused_restart(error)
         if isinstance(error, Snooze):
             return Snoozed(row.id, row.claim, error.delay)
         hide = hider(run.task, row.args, row.kwargs)
@@ -384,7 +387,7 @@ def retry_delay(
     run: Run, attempt: int, max_attempts: int | None, error: BaseException
 ) -> float | None:
     """Return after how many seconds a failed attempt is repeated; None ends the task."""
-    limit = max_attempts or run.task.max_attempts
+    limit = 1 if run.task.at_most_once else max_attempts or run.task.max_attempts
     if isinstance(error, Retry):
         if attempt >= limit:
             return None
@@ -399,6 +402,17 @@ def retry_delay(
     ):
         return None
     return next_delay(run.backoff, attempt, error)
+
+
+def _refused_restart(wish: Retry | Snooze) -> TaskFailed:
+    """Return the error of a task that may not be started again and asks for it."""
+    refusal = TaskFailed(
+        f"The task raised {type(wish).__name__}, but it has at_most_once=True: it is never started "
+        "again once it had started."
+    )
+    refusal.__cause__ = wish
+    refusal.__traceback__ = wish.__traceback__
+    return refusal
 
 
 # Where frames between the worker and the task come from.

@@ -33,6 +33,7 @@ from django_taskq.outcomes import (
     Retrying,
     Unstored,
 )
+from django_taskq.task import at_most_once_names
 from django_taskq.transitions import claim, finish, rescue
 from django_taskq.transitions.claim import Claimed, Lane
 from django_taskq.worker import store
@@ -134,6 +135,9 @@ class Feeder(threading.Thread):
         # The last claim brought less than was asked for.
         self._was_short = False
         self._suspect_waits = False
+        # Names of tasks that are never started twice; the last claim has brought some of them.
+        self._once = at_most_once_names()
+        self._has_met_once = False
         # The suspect that runs alone.
         self._alone: str | None = None
         self._give_back_asked = False
@@ -272,6 +276,8 @@ class Feeder(threading.Thread):
         # that could run a task is left without one.
         if room * (4 if self._unsent else 2) <= target and held >= size:
             return 0
+        if self._has_met_once:
+            room = min(room, size - held)
         return max(0, min(room, self._rest_of_life or room))
 
     def _ahead(self, size: int, now: float) -> int:
@@ -417,6 +423,9 @@ class Feeder(threading.Thread):
         """Pass claimed rows to the main thread; return how many there were."""
         rows, seconds = claim.claimed_rows(claiming.cursor, claiming.token, claiming.lanes)
         self.lanes.learn(rows, seconds, claiming.look)
+        count = len(rows)
+        if self._once:
+            rows = self._without_waiting_once(rows)
         ids = [row.id for row in rows]
         if not self.record.accept(claiming.epoch, ids):
             self._let_go([])  # they were taken from us while the answer was under way
@@ -424,7 +433,21 @@ class Feeder(threading.Thread):
         if rows:
             self._in_hand.update(zip(ids, rows, strict=True))
             self.pool.put(Batch(claiming.epoch, rows))
-        return len(rows)
+        if len(rows) < count:
+            self.budget.put_back(count - len(rows))
+            self._sweep(time.monotonic())
+        return count
+
+    def _without_waiting_once(self, rows: list[Claimed]) -> list[Claimed]:
+        """Leave out `at_most_once` tasks that would wait here: they are given back at once.
+
+        Of a host that is lost nobody knows what had started, and all of these that it held end.
+        """
+        free = max(0, self.pool.size - self.pool.busy - self.record.unstarted)
+        places = [place for place, row in enumerate(rows) if row.task in self._once]
+        self._has_met_once = bool(places)
+        waiting = set(places[free:])
+        return [row for place, row in enumerate(rows) if place not in waiting]
 
     def _after_woken_claim(self, was_full: bool) -> None:
         """Go on: with a look if there may be more, or else as after a look that found nothing."""

@@ -339,6 +339,11 @@ def _cases() -> list[Case]:
     def rescued(connection: Any) -> object:
         return rescue.rescue(connection, id_of("e", 1), running=[mine[0]], error=ERROR)
 
+    def ended(connection: Any) -> object:
+        once = rescue.Once(["shop.tasks.send", "shop.pay"], [mine[0]], ERROR, ERROR)
+        return rescue.rescue(connection, id_of("e", 1), running=[mine[0]], error=ERROR, once=once)
+
+    add("rescue.CONDEMN_ONCE", ended, WORKER)
     # What a worker holds are few rows too.
     add("rescue.CONDEMN", rescued, LIVE_KEY, instead=WORKER)
     add("rescue.RESCUE", rescued, WORKER, LIVE_KEY)

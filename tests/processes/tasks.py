@@ -480,3 +480,27 @@ async def wait_until_cancelled(context: TaskContext, ledger: str) -> None:
         await asyncio.sleep(0.01)
     write(ledger, "seen")
     raise Cancel("put down")
+
+
+@task(at_most_once=True)
+def note_once(ledger: str, tag: str, gate: str | None = None) -> int:
+    """Do what `note` does, and never twice."""
+    write(ledger, tag)
+    if gate is not None:
+        pass_gate(gate)
+    return os.getpid()
+
+
+@task(at_most_once=True)
+def die_once(ledger: str) -> None:
+    """Kill the process."""
+    write(ledger, "started")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(PATIENCE)
+
+
+@task(at_most_once=True, timeout=0.5)
+def hang_only_once(ledger: str) -> None:
+    """Hang in C code."""
+    write(ledger, "started")
+    ctypes.PyDLL(None).sleep(int(PATIENCE))

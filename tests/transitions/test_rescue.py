@@ -145,3 +145,58 @@ def test_an_overdue_task_that_another_process_runs_is_not_read(
     others = rows.add_running(connection, rows.add_worker(connection))
 
     assert rescue.read_running(connection, worker_id, others.id) is None
+
+
+def once(names: list[str], *, running: list[str]) -> rescue.Once:
+    return rescue.Once(
+        names=names,
+        running=running,
+        error=CRASH,
+        unsent=CRASH.replace("The process died.", "It was done."),
+    )
+
+
+def test_what_is_started_at_most_once_ends_with_its_process(
+    connection: Connection, worker_id: str
+) -> None:
+    ran, killed, done = (
+        rows.add_running(connection, worker_id, task="shop.pay", kwargs={"a": 1}) for _ in range(3)
+    )
+    other = rows.add_running(connection, worker_id, task="shop.tasks.send")
+    elsewhere = rows.add_running(connection, rows.add_worker(connection), task="shop.pay")
+
+    moved = rescue.rescue(
+        connection,
+        worker_id,
+        running=[ran.id],
+        error=CRASH,
+        once=once(["shop.pay", 'odd "name"'], running=[ran.id, killed.id]),
+    )
+
+    assert moved == 4
+    stored = [rows.row(connection, mine.id) for mine in (ran, killed, done)]
+    assert {row["status"] for row in stored} == {"FAILED"}
+    assert [row["crashes"] for row in stored] == [1, 0, 0]
+    assert [row["attempts"] for row in stored] == [1, 1, 1]
+    assert [row["errors"][-1]["message"] for row in stored] == [
+        "The process died.",
+        "The process died.",
+        "It was done.",
+    ]
+    assert (stored[0]["claim"], stored[0]["kwargs"]) == (ran.claim, {"a": 1})
+    assert rows.row(connection, other.id)["status"] == "READY"
+    assert rows.row(connection, elsewhere.id)["status"] == "RUNNING"
+
+
+def test_what_had_not_started_is_given_back_before_anything_ends(
+    connection: Connection, worker_id: str
+) -> None:
+    started, waiting = (rows.add_running(connection, worker_id, task="shop.pay") for _ in range(2))
+
+    rescue.give_back(connection, worker_id, kept=[started.id])
+    rescue.rescue(
+        connection, worker_id, running=[], error=CRASH, once=once(["shop.pay"], running=[])
+    )
+
+    assert rows.row(connection, started.id)["status"] == "FAILED"
+    assert rows.row(connection, waiting.id)["status"] == "READY"

@@ -152,6 +152,11 @@ def tell(context: TaskContext, *args: Any) -> dict[str, Any]:
     }
 
 
+@task(at_most_once=True)
+def try_once(what: str) -> None:
+    raise {"Retry": Retry(delay=1), "Snooze": Snooze(1), "ValueError": ValueError("no")}[what]
+
+
 @task(takes_context=True)
 def tell_cancelled(context: TaskContext) -> bool:
     return context.is_cancelled

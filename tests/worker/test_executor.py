@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from django_taskq.exceptions import TaskCancelled, TaskExpired, UnstorableResult
+from django_taskq.exceptions import TaskCancelled, TaskExpired, TaskFailed, UnstorableResult
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
@@ -536,3 +536,22 @@ def test_a_context_tells_when_the_task_is_asked_to_end(executor: Watched) -> Non
 
     assert isinstance(outcome, Completed)
     assert outcome.value == "true"
+
+
+# --- at most once ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["Retry", "Snooze", "ValueError"])
+def test_a_task_that_is_started_at_most_once_cannot_ask_for_more(
+    executor: Watched, what: str
+) -> None:
+    outcome = executor.run(claimed(samples.try_once, what, max_attempts=5))
+
+    assert isinstance(outcome, Failed)
+    record = record_of(outcome)
+    if what == "ValueError":
+        assert record["exception_class_path"] == "builtins.ValueError"
+    else:
+        assert record["exception_class_path"] == class_path(TaskFailed)
+        assert f"raised {what}, but it has at_most_once=True" in record["message"]
+        assert "try_once" in record["traceback"]
