@@ -17,7 +17,8 @@ from django_taskq.task import Task, find, find_or_raise
 from django_taskq.tasks_api import DjangoTask
 from django_taskq.testing.databases import backends
 
-AnyTask = DjangoTask[..., Any] | str
+# As text: Django 6's class cannot be subscripted at run time.
+AnyTask: TypeAlias = "DjangoTask[..., Any] | str"
 _Row: TypeAlias = LiveTask | FinishedTask
 
 # How exactly run_after has to be met.

@@ -27,7 +27,10 @@ DATABASES = {
 }
 # As Django's test runner has it: no debugging, and no mail leaves the house.
 DEBUG = False
-EMAIL_BACKEND = _LOCMEM
+if "MAILERS" in _theirs:  # Django 6.1; it allows no EMAIL_BACKEND beside it
+    MAILERS = {alias: {"BACKEND": _LOCMEM} for alias in _theirs["MAILERS"]}
+else:
+    EMAIL_BACKEND = _LOCMEM
 DJANGO_TASKQ = {**_theirs.get("DJANGO_TASKQ", {}), "EMAIL_BACKEND": _LOCMEM}
 
 globals().update(_given["settings"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import django
 import environ
 
 SECRET_KEY = "only for tests"
@@ -18,4 +19,8 @@ INSTALLED_APPS = [
 STATIC_URL = "static/"
 ROOT_URLCONF = "shop.urls"
 MEDIA_ROOT = "/nowhere"
-EMAIL_BACKEND = "no.such.backend: a test must not use it"
+# A test must not use it.
+if django.VERSION >= (6, 1):
+    MAILERS = {"default": {"BACKEND": "no.such.backend"}}
+else:
+    EMAIL_BACKEND = "no.such.backend"
