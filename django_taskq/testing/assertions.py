@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from django_taskq import registry
 from django_taskq.models import FinishedTask, LiveTask
+from django_taskq.redact import shown_call
 from django_taskq.results import TaskResult
 from django_taskq.statuses import FINISHED
 from django_taskq.task import Task, find, find_or_raise
@@ -101,7 +102,7 @@ class Enqueued:
         return [
             ours[alias].get_result(str(row.pk))
             for alias, row in self._found()
-            if key is None or row.task == key
+            if key is None or _name(row) == key
         ]
 
     def assert_enqueued(
@@ -154,7 +155,7 @@ class Enqueued:
 
     def _story(self, key: str) -> str:
         """Say what was enqueued instead: first what has the name that was asked for."""
-        rows = sorted((row for _, row in self._found()), key=lambda row: row.task != key)
+        rows = sorted((row for _, row in self._found()), key=lambda row: _name(row) != key)
         if not rows:
             return "Nothing was enqueued."
         more = f"\n  … and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
@@ -185,7 +186,7 @@ class _Wanted:
 
     def is_met_by(self, row: _Row) -> bool:
         return (
-            row.task == self.task.key
+            _name(row) == self.task.key
             and (self.queue_name is None or row.queue_name == self.queue_name)
             and self._is_due(row)
             and self._has_arguments(row)
@@ -207,8 +208,9 @@ class _Wanted:
             return False
 
     def __str__(self) -> str:
-        parts = [_call(self.task.key, self.args, self.kwargs)] if self.arguments is not None else []
-        parts = parts or [self.task.key]
+        parts = [self.task.key]
+        if self.arguments is not None:
+            parts = [_call(self.task, self.task.key, self.args, self.kwargs)]
         if self.queue_name is not None:
             parts.append(f"in queue {self.queue_name!r}")
         if self.run_after is not None:
@@ -241,6 +243,12 @@ def _key(task: AnyTask) -> str:
     raise TypeError(f"This takes a task or the name of one, not {task!r}.")
 
 
+def _name(row: _Row) -> str:
+    """Return the present name of a row's task, which may stand there under a former one."""
+    known = find(row.task)
+    return row.task if known is None else known.key
+
+
 def _signature(task: Task[..., Any]) -> inspect.Signature:
     signature = inspect.signature(task.func)
     if task.takes_context:
@@ -267,13 +275,19 @@ def _line(row: _Row) -> str:
     known = find(row.task)
     late = row.run_after - row.enqueued_at
     return (
-        f"{_call(row.task, row.args, row.kwargs)}  queue {row.queue_name}  {row.status}"
+        f"{_call(known, row.task, row.args, row.kwargs)}  queue {row.queue_name}  {row.status}"
         + (f"  due {late} after enqueueing" if late >= _ABOUT else "")
         + ("" if known else "  (no task of this name is registered)")
     )
 
 
-def _call(key: str, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+def _call(
+    task: Task[..., Any] | None, key: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> str:
+    """Show a call, secret arguments masked: what a test says ends up in many logs."""
+    args, kwargs = shown_call(task, args, kwargs)
+    if not isinstance(args, list | tuple):  # nobody knows which of them are secret
+        return f"{key}(…)"
     shown = [repr(arg) for arg in args] + [f"{name}={value!r}" for name, value in kwargs.items()]
     return f"{key}({', '.join(shown)})"
 

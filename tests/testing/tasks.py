@@ -15,7 +15,7 @@ from django_taskq import Cancel, Retry, Snooze, TaskContext, task
 EVENTS: list[Any] = []
 
 
-@task
+@task(aliases=("tests.testing.old_note",))
 def note(event: Any) -> Any:
     EVENTS.append(event)
     return event
@@ -44,6 +44,11 @@ def spread(depth: int) -> int:
         spread.enqueue(depth - 1)
         spread.enqueue(depth - 1)
     return depth
+
+
+@task(redact=("token",))
+def log_in(user: str, token: str) -> None:
+    EVENTS.append(user)
 
 
 @task

@@ -194,4 +194,18 @@ def test_a_row_that_somebody_else_inserted_is_listed_as_it_is() -> None:
     assert_enqueued(note)
     assert_not_enqueued(note, 1)
     said = message(assert_enqueued, note, 1)
-    assert "gone()  queue default  READY  (no task of this name is registered)" in said
+    assert "gone(…)  queue default  READY  (no task of this name is registered)" in said
+
+
+def test_secret_arguments_are_compared_and_not_shown() -> None:
+    tasks.log_in.enqueue("ada", token="s3cret")
+    assert_enqueued(tasks.log_in, "ada", "s3cret")
+    said = message(assert_enqueued, tasks.log_in, "ada", token="other")
+    assert "log_in('ada', token='" in said
+    assert "s3cret" not in said and "other" not in said
+
+
+def test_a_task_that_was_enqueued_under_its_former_name_is_found() -> None:
+    LiveTask.objects.create(task="tests.testing.old_note", args=[1])
+    assert_enqueued(note, 1)
+    assert len(enqueued(note)) == 1
