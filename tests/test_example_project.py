@@ -104,7 +104,7 @@ class Demo:
         return int(match[1])
 
     def read(self, path: str = "/") -> bytes:
-        with self._visitor.open(self._address + path, timeout=20) as answer:
+        with self._visitor.open(self.address + path, timeout=20) as answer:
             content: bytes = answer.read()
             return content
 
@@ -125,7 +125,7 @@ class Demo:
             opening = f'{head}"{name}"; filename="../../evil.html"\r\n\r\n'
             parts.append(opening.encode() + content + b"\r\n")
         request = urllib.request.Request(
-            self._address + path,
+            self.address + path,
             data=b"".join(parts) + f"--{boundary}--\r\n".encode(),
             headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
         )
@@ -133,7 +133,7 @@ class Demo:
             return str(answer.read().decode())
 
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
         match = re.search(r"http://127\.0\.0\.1:\d+", self.said())
         assert match, self.said()
         return match[0]

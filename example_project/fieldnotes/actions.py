@@ -37,11 +37,11 @@ def sign_up(form: SignUpForm) -> TaskResult[str]:
 
 
 @transaction.atomic
-def import_sheet(file: File[bytes]) -> TaskResult[Any]:
-    """Keep the file of airports and have it read."""
+def import_sheet(file: File[bytes], rest: float = 0.0) -> TaskResult[Any]:
+    """Keep the file of airports and have it read, with `rest` seconds between the batches."""
     sheet = AirportSheet()
     sheet.file.save("airports.csv", file)
-    return import_airports.enqueue(str(sheet.pk))
+    return import_airports.enqueue(str(sheet.pk), rest)
 
 
 @transaction.atomic

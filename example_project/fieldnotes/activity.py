@@ -11,11 +11,23 @@ from typing import Any
 from django.urls import reverse
 from django.utils.text import Truncator
 
+from django_taskq import Task
 from django_taskq.models import FinishedTask, LiveTask
 
 TASKS_SHOWN = 40
 # Counting stops here: with a million waiting tasks the page is as fast as with ten.
 COUNTED = 1000
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a task: a past one, the one under way, or the one to come."""
+
+    number: int
+    # failed, successful, running or next.
+    state: str
+    at: datetime | None
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,44 @@ class Entry:
     def progress(self) -> dict[str, Any] | None:
         return self.row.progress or None
 
+    @property
+    def percent(self) -> int | None:
+        """Return how much is done, in hundredths; None if the task has not said."""
+        said = self.row.progress or {}
+        return int(100 * said["done"] / said["total"]) if said.get("total") else None
+
+    @property
+    def has_ended(self) -> bool:
+        return not self.is_live
+
     @cached_property
-    def errors(self) -> list[dict[str, Any]]:
-        """Return class, message and attempt of every failed attempt; tracebacks are the admin's."""
+    def errors(self) -> list[Attempt]:
+        """Return every failed attempt; tracebacks are the admin's."""
         return [
-            {
-                "attempt": record.get("attempt"),
-                "kind": str(record.get("exception_class_path", "")).rpartition(".")[2],
-                "message": Truncator(record.get("message", "")).chars(200),
-            }
+            Attempt(
+                number=record.get("attempt", 0),
+                state="failed",
+                at=_moment(record.get("finished_at")),
+                said=_said(record),
+            )
             for record in self.row.errors or []
         ]
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        """Return every attempt, and the one that is to come."""
+        row = self.row
+        match row.status:
+            case "RUNNING":
+                last = Attempt(row.attempts, "running", row.started_at)
+            case "SUCCESSFUL":
+                assert isinstance(row, FinishedTask)
+                last = Attempt(row.attempts, "successful", row.finished_at, self.result)
+            case "READY":
+                last = Attempt(row.attempts + 1, "next", row.run_after)
+            case _:
+                return self.errors
+        return [*self.errors, last]
 
     @property
     def waited(self) -> str:
@@ -92,6 +131,10 @@ class Activity:
     @property
     def is_live(self) -> bool:
         return bool(self.waiting or self.running)
+
+    def of(self, task: Task[..., Any]) -> list[Entry]:
+        """Return the entries of one task, the newest first."""
+        return [entry for entry in self.entries if entry.row.task == task.key]
 
     @property
     def is_capped(self) -> bool:
@@ -125,6 +168,15 @@ def duration(start: datetime | None, end: datetime | None) -> str:
     if took < timedelta(minutes=1):
         return f"{took.total_seconds():.1f} s"
     return f"{took / timedelta(minutes=1):.1f} min"
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _said(record: dict[str, Any]) -> str:
+    kind = str(record.get("exception_class_path", "")).rpartition(".")[2]
+    return Truncator(": ".join(filter(None, [kind, record.get("message", "")]))).chars(200)
 
 
 def _short(value: Any) -> str:

@@ -74,6 +74,12 @@ class SheetForm(forms.Form):
         help_text="Without a file, the 3,376 airports of the sample are read.",
         widget=forms.FileInput(attrs={"accept": ".csv,text/csv"}),
     )
+    slowly = forms.BooleanField(
+        label="Slowly, to watch it",
+        required=False,
+        initial=True,
+        help_text="Half a second of rest after each batch of rows.",
+    )
 
     def clean_file(self) -> UploadedFile | None:
         """Accept a text with the right columns; what its rows hold is the task's to judge."""

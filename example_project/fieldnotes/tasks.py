@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from typing import TypedDict
 from urllib.error import URLError
 
@@ -81,8 +82,11 @@ class Imported(TypedDict):
 
 
 @task(queue_name="imports", takes_context=True, timeout=300)
-def import_airports(context: TaskContext, sheet_id: str) -> Imported:
-    """Read a CSV file of airports in batches and report the progress after each."""
+def import_airports(context: TaskContext, sheet_id: str, rest: float = 0.0) -> Imported:
+    """Read a CSV file of airports in batches and report the progress after each.
+
+    `rest` is a pause after each batch, in seconds: for those who want to watch.
+    """
     sheet = AirportSheet.objects.filter(pk=sheet_id).first()
     if sheet is None:
         raise Cancel("the sheet has been deleted")
@@ -105,6 +109,7 @@ def import_airports(context: TaskContext, sheet_id: str) -> Imported:
         imported += len(airports)
         done = start + len(batch)
         context.progress(done, len(rows), f"{done:,} of {len(rows):,} rows")
+        time.sleep(rest)
     return {"rows": len(rows), "imported": imported, "skipped": len(rows) - imported}
 
 
@@ -126,11 +131,11 @@ def _read_airport(row: dict[str, str | None]) -> Airport | None:
     takes_context=True,
     max_attempts=5,
     retry_on=(webhooks.ReceiverBusy, URLError, TimeoutError),
-    backoff=1,
+    backoff=(1, 2, 4, 8),
     timeout=15,
 )
 def deliver_webhook(context: TaskContext, delivery_id: str) -> str:
-    """Deliver a webhook; a receiver that is down or fails is tried again about a second later."""
+    """Deliver a webhook; a receiver that is down or fails is tried again, ever less often."""
     delivery = Delivery.objects.filter(pk=delivery_id).first()
     if delivery is None:
         raise Cancel("the delivery has been deleted")

@@ -16,14 +16,15 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import conditional_page, require_POST, require_safe
 
-from . import actions, webhooks
-from .activity import read_activity
+from . import actions, tasks, webhooks
+from .activity import Activity, Entry, read_activity
 from .forms import PictureForm, SheetForm, SignUpForm, WebhookForm
 from .models import THUMBNAIL_SIZES, Airport, Delivery, Picture
 
-PICTURES_SHOWN = 8
+PICTURES_SHOWN = 4
+WEBHOOKS_SHOWN = 3
 SAMPLE_SHEET = settings.BASE_DIR / "data" / "airports.csv"
 
 
@@ -34,6 +35,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+@conditional_page
 def live(request: HttpRequest) -> HttpResponse:
     """Return the part of the page that changes by itself, for the script to put in."""
     return render(request, "fieldnotes/_live.html", _live())
@@ -69,11 +71,12 @@ def import_sheet(request: HttpRequest) -> HttpResponse:
     form = SheetForm(request.POST, request.FILES, prefix="sheet")
     if not form.is_valid():
         return _page(request, sheet_form=form)
+    rest = 0.5 if form.cleaned_data["slowly"] else 0.0
     if (file := form.cleaned_data["file"]) is not None:
-        actions.import_sheet(file)
+        actions.import_sheet(file, rest)
     else:
         with SAMPLE_SHEET.open("rb") as sample:
-            actions.import_sheet(File(sample))
+            actions.import_sheet(File(sample), rest)
     messages.success(request, "The import of the airports is enqueued.")
     return redirect("fieldnotes:index")
 
@@ -121,10 +124,20 @@ def _page(request: HttpRequest, **bound: BaseForm) -> HttpResponse:
 def _live() -> dict[str, Any]:
     pictures: Iterable[Picture] = Picture.objects.prefetch_related("thumbnails")[:PICTURES_SHOWN]
     states = Airport.objects.exclude(state="").values("state").order_by()
+    activity = read_activity()
     return {
-        "activity": read_activity(),
+        "activity": activity,
         "pictures": pictures,
         "sizes": THUMBNAIL_SIZES,
         "airports": Airport.objects.count(),
         "states": states.annotate(airports=Count("id")).order_by("-airports", "state")[:6],
+        "imports": [entry for entry in activity.of(tasks.import_airports) if entry.is_live],
+        "webhooks": _webhooks(activity),
     }
+
+
+def _webhooks(activity: Activity) -> list[tuple[Entry, Delivery | None]]:
+    """Return the newest webhooks, each with what it delivers."""
+    entries = activity.of(tasks.deliver_webhook)[:WEBHOOKS_SHOWN]
+    deliveries = Delivery.objects.in_bulk([entry.row.args[0] for entry in entries])
+    return [(entry, deliveries.get(UUID(entry.row.args[0]))) for entry in entries]
