@@ -88,9 +88,10 @@ class _Child:
     reader: threading.Thread
 
     def signal(self, number: int) -> None:
-        """Send a signal; to runserver's whole group, which is two processes."""
+        """Send a signal: runserver is two processes that need it, a worker tells its own."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, number)
+            send = os.killpg if self.name == "site" else os.kill
+            send(self.process.pid, number)
 
 
 class _Pair:
