@@ -60,31 +60,41 @@ def test_a_web_process_never_imports_the_worker() -> None:
     assert printed == "[]"
 
 
+# Takes away from a Linux what Windows lacks.
+WINDOWS = """
+import ctypes, importlib, os, signal, sys
+
+# psycopg and Django are loaded before: they know Windows, and look at it themselves.
+import django, psycopg
+import django.contrib.admin, django.test, django.db.backends.postgresql.base
+
+for module in ("fcntl", "pwd", "grp", "resource", "termios", "_posixshmem", "syslog"):
+    sys.modules[module] = None  # an import of it fails
+for name in ("fork", "killpg", "setpgid", "setsid", "getpgid", "register_at_fork"):
+    delattr(os, name)
+for name in ("SIGALRM", "SIGQUIT", "SIGHUP", "SIGKILL", "setitimer", "pthread_sigmask"):
+    delattr(signal, name)
+
+def refuse(*args, **kwargs):
+    raise TypeError("Windows: bad argument type for built-in operation")
+
+ctypes.CDLL = ctypes.PyDLL = refuse
+sys.platform = "win32"
+
+from django.conf import settings
+
+settings.INSTALLED_APPS.remove("tests")  # whose tasks kill themselves with signals
+"""
+
+
+def run_on_windows(code: str) -> str:
+    """Run a program in a fresh interpreter without what Windows lacks."""
+    return run(WINDOWS + textwrap.dedent(code), DJANGO_SETTINGS_MODULE="tests.settings")
+
+
 def test_the_web_side_needs_nothing_that_windows_lacks() -> None:
-    printed = run(
+    printed = run_on_windows(
         """
-        import ctypes, importlib, os, signal, sys
-
-        # psycopg and Django are loaded before: they know Windows, and look at it themselves.
-        import django, psycopg
-        import django.contrib.admin, django.test, django.db.backends.postgresql.base
-
-        for module in ("fcntl", "pwd", "grp", "resource", "termios", "_posixshmem", "syslog"):
-            sys.modules[module] = None  # an import of it fails
-        for name in ("fork", "killpg", "setpgid", "setsid", "getpgid", "register_at_fork"):
-            delattr(os, name)
-        for name in ("SIGALRM", "SIGQUIT", "SIGHUP", "SIGKILL", "setitimer", "pthread_sigmask"):
-            delattr(signal, name)
-
-        def refuse(*args, **kwargs):
-            raise TypeError("Windows: bad argument type for built-in operation")
-
-        ctypes.CDLL = ctypes.PyDLL = refuse
-        sys.platform = "win32"
-
-        from django.conf import settings
-
-        settings.INSTALLED_APPS.remove("tests")
         django.setup()
         for module in ("admin", "backend", "carried", "checks", "mail", "results", "tasks", "task"):
             importlib.import_module(f"django_taskq.{module}")
@@ -96,10 +106,27 @@ def test_the_web_side_needs_nothing_that_windows_lacks() -> None:
         assert not run_checks(), run_checks()
         assert admin.site.is_registered(models.LiveTask)
         print(type(send_mail.using(run_after=5).get_backend()).__name__)
-        """,
-        DJANGO_SETTINGS_MODULE="tests.settings",
+        """
     )
     assert printed == "TaskqBackend"
+
+
+@pytest.mark.parametrize("pool", ["processes", "threads"])
+def test_a_worker_on_windows_says_that_it_cannot_run_there_and_where_it_can(pool: str) -> None:
+    printed = run_on_windows(
+        f"""
+        import sys
+        from django.core.management import execute_from_command_line
+
+        sys.stderr = sys.stdout
+        try:
+            execute_from_command_line(["manage.py", "taskworker", "-P", "{pool}"])
+        except SystemExit as end:
+            print(end.code)
+        """
+    )
+    assert printed.startswith("CommandError: The worker does not run on Windows")
+    assert "WSL" in printed and printed.endswith("1")
 
 
 def test_starting_a_project_imports_no_tasks_module() -> None:

@@ -18,13 +18,15 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_c = ctypes.PyDLL(None, use_errno=False)  # keeps the GIL: for calls that do not block
-_c_blocking = ctypes.CDLL(None)  # lets other threads run meanwhile
+if sys.platform != "win32":  # where no worker runs; but the command must be able to say so
+    _c = ctypes.PyDLL(None, use_errno=False)  # keeps the GIL: for calls that do not block
+    _c_blocking = ctypes.CDLL(None)  # lets other threads run meanwhile
 
 _ID_LENGTH = 36
 # More than a feeder ever has in hand: its prefetch, what runs, and outcomes on their way.

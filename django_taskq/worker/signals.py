@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 
 # Stop gracefully; asked twice, or by the last one, stop now.
 _GRACEFUL = (signal.SIGTERM, signal.SIGINT)
-_NOW = (signal.SIGQUIT,)
+# (No worker runs on Windows, which has none; but the command must be able to say so.)
+_NOW = (signal.SIGQUIT,) if sys.platform != "win32" else ()
 
 
 class StopSignals:

@@ -150,6 +150,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker and exit with its code."""
+        if sys.platform == "win32":
+            raise CommandError(
+                "The worker does not run on Windows, whatever its pool: it needs fork, and a mutex "
+                "in shared memory. Run it in WSL (the Windows Subsystem for Linux) or on a Linux "
+                "machine, with the same database."
+            )
         worker_options = self._worker_options(options)
         set_up_logging(worker_options)
         self._load_tasks()
