@@ -135,11 +135,15 @@ _backend, _queue = _home()
     backend=_backend,
     queue_name=_queue,
     takes_context=True,
+    # All is said here that a project's TASK_DEFAULTS, which has other tasks in mind, might say.
     max_attempts=12,
+    retry_on=MailNotSent,
     give_up_on=MailRefused,
     # Two hours and a half on average, five at most.
     backoff=exponential(base=30, cap=3600),
     timeout=600,
+    soft_timeout=None,
+    expires_after=None,
 )
 def send_mail(
     context: TaskContext,

@@ -29,6 +29,7 @@ from django_taskq.mail_messages import dump, load
 from django_taskq.models import LiveTask
 from django_taskq.outcomes import Completed, Failed, Outcome, Retrying
 from django_taskq.tasks_api import LOGGER_NAME
+from tests.test_imports import run
 from tests.worker.samples import claimed
 from tests.worker.test_executor import Watched
 
@@ -406,6 +407,24 @@ def test_a_connection_that_never_times_out_gets_a_limit(monkeypatch: pytest.Monk
         mail.send_mail("s", "b", None, ["a@example.org"])
         assert isinstance(run_it(), Completed)
     assert seen == [60]
+
+
+def test_a_projects_defaults_for_its_tasks_do_not_change_how_mails_are_retried() -> None:
+    printed = run(
+        """
+        import django
+        from django.conf import settings
+
+        defaults = {"retry_on": [KeyError], "timeout": 1000, "soft_timeout": 900}
+        settings.DJANGO_TASKQ = {"TASK_DEFAULTS": {**defaults, "expires_after": 5}}
+        django.setup()
+        from django_taskq.mail import send_mail
+        print([kind.__name__ for kind in send_mail.retry_on], send_mail.timeout)
+        print(send_mail.soft_timeout, send_mail.expires_after)
+        """,
+        DJANGO_SETTINGS_MODULE="tests.settings",
+    )
+    assert printed == "['MailNotSent'] 600.0\nNone None"
 
 
 # --- mistakes in the settings ---------------------------------------------------------------------
