@@ -25,13 +25,14 @@ from django.utils import autoreload
 from django_taskq.events import worker_log
 from django_taskq.worker.children import Children
 from django_taskq.worker.nursery import load_project
+from django_taskq.worker.signals import GRACEFUL, NOW
 
 # Seconds between looks at the files, and between looks whether a check has ended.
 _LOOK, _CHECK = 1.0, 0.1
 # What running tasks get to finish; a task that is cut off runs again.
 _GRACE = 3.0
 # Signals that wait while there is nobody to take them.
-_HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_HELD = (*GRACEFUL, *NOW)
 
 
 class CodeWatch(threading.Thread):

@@ -7,9 +7,9 @@ import socket
 import sys
 
 # Stop gracefully; asked twice, or by the last one, stop now.
-_GRACEFUL = (signal.SIGTERM, signal.SIGINT)
+GRACEFUL = (signal.SIGTERM, signal.SIGINT)
 # (No worker runs on Windows, which has none; but the command must be able to say so.)
-_NOW = (signal.SIGQUIT,) if sys.platform != "win32" else ()
+NOW = (signal.SIGQUIT,) if sys.platform != "win32" else ()
 
 
 class StopSignals:
@@ -24,11 +24,11 @@ class StopSignals:
 
     def install(self) -> None:
         """Take over the signals of this process; only its main thread may."""
-        for number in (*_GRACEFUL, *_NOW):
+        for number in (*GRACEFUL, *NOW):
             self._before[number] = signal.signal(number, self._note)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         # They wait since a worker that started anew as this process (--reload) has ended.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_GRACEFUL, *_NOW))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*GRACEFUL, *NOW))
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
@@ -46,8 +46,8 @@ class StopSignals:
         """
         try:
             while received := self.wake.recv(4096):
-                self.count += sum(1 for number in received if number in _GRACEFUL)
-                self.count += sum(2 for number in received if number in _NOW)
+                self.count += sum(1 for number in received if number in GRACEFUL)
+                self.count += sum(2 for number in received if number in NOW)
         except BlockingIOError:
             pass
 
