@@ -22,7 +22,9 @@ from django_taskq import conf
 from django_taskq.events import enqueue_log, task_log
 from django_taskq.exceptions import PayloadTooLarge, TaskqError
 from django_taskq.mail_messages import dump, load
+from django_taskq.redact import RedactedError
 from django_taskq.retries import exponential
+from django_taskq.serialization import class_path
 from django_taskq.task import TaskContext, task
 from django_taskq.tasks_api import InvalidTask, has_tasks_setting, task_backends
 
@@ -144,6 +146,8 @@ _backend, _queue = _home()
     timeout=600,
     soft_timeout=None,
     expires_after=None,
+    # What may be a secret: a code in a subject, a link in a text, a merge field of a provider's.
+    redact=("subject", "body", "text", "base64", "mime", "part", "headers", "extra"),
 )
 def send_mail(
     context: TaskContext,
@@ -206,11 +210,17 @@ def _is_about_a_failed_mail() -> bool:
     """
     error: BaseException | None = sys.exc_info()[1]
     while error is not None:
-        if isinstance(error, MailNotSent):
+        if isinstance(error, MailNotSent) or _stands_for_one(error):
             enqueue_log.log(logging.WARNING, "No mail is sent about a mail that was not sent.")
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _stands_for_one(error: BaseException) -> bool:
+    """Say whether an error is shown, with its secrets masked, in place of a MailNotSent."""
+    paths = [class_path(kind) for kind in (MailNotSent, MailRefused)]
+    return isinstance(error, RedactedError) and any(path in str(error) for path in paths)
 
 
 # --- sending --------------------------------------------------------------------------------------

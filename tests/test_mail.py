@@ -20,7 +20,8 @@ from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.locmem import EmailBackend as Locmem
 from django.db import DatabaseError, transaction
-from django.test import override_settings
+from django.test import Client, override_settings
+from django.urls import reverse
 from django.utils.translation import gettext_lazy
 
 from django_taskq import ArgumentsError, PayloadTooLarge
@@ -285,6 +286,30 @@ def test_fail_silently_covers_a_database_that_cannot_take_the_task(
         TaskqEmailBackend().send_messages([a_message()])
     assert TaskqEmailBackend(fail_silently=True).send_messages([a_message()]) == 0
     assert "1 mail(s) could not be enqueued: it is down" in caplog.text
+
+
+@pytest.mark.django_db
+def test_the_admin_shows_to_whom_a_mail_goes_and_not_what_it_says(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = a_message(subject="Your code is 271828", body="https://example.org/reset/314159/")
+    message.attach_alternative("<a href='https://example.org/reset/314159/'>Reset</a>", "text/html")
+    message.attach("key.txt", "161803", "text/plain")
+    TaskqEmailBackend().send_messages([message])
+    row = LiveTask.objects.get()
+    link = reverse("admin:django_taskq_livetask_change", args=[row.pk])
+    page = admin_client.get(link).content.decode()
+    assert "a@example.org" in page and "d@example.org" in page
+    for secret in ("271828", "314159", "161803", "spring"):
+        assert secret not in page
+
+    # A mail server may repeat what it was told.
+    error = smtplib.SMTPDataError(554, b"spam: https://example.org/reset/314159/ in 271828")
+    monkeypatch.setattr(Broken, "error", error)
+    with through_the_queue(f"{__name__}.Broken"):
+        outcome = run_it(row)
+    assert isinstance(outcome, Failed)
+    assert "554" in outcome.error and "314159" not in outcome.error
 
 
 # --- sending --------------------------------------------------------------------------------------
