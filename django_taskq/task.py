@@ -305,12 +305,17 @@ def find_or_raise(key: str) -> Task[..., Any]:
 
     Raise UnknownTask if there is none.
     """
-    if registry.get(key) is None:
-        registry.discover()
-    found = find(key)
+    found = find_discovered(key)
     if found is None:
         raise UnknownTask(registry.unknown(key))
     return found
+
+
+def find_discovered(key: str) -> Task[..., Any] | None:
+    """Return the registered task of this name, importing every tasks.py first if need be."""
+    if registry.get(key) is None:
+        registry.discover()
+    return find(key)
 
 
 def adopt(plain: DjangoTask[..., Any]) -> Task[..., Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.test import Client, override_settings
 from django.urls import reverse
 
@@ -222,6 +223,11 @@ def test_the_repr_of_a_result_hides_secrets_and_the_row_holds_them(canary: Any) 
     assert tasks.pay.get_result(result.id).args == [canary, 5]
 
 
+def test_a_secret_that_says_nothing_in_a_text_is_masked_where_arguments_are_shown() -> None:
+    assert shown_call(tasks.pay, [None], {"api_key": True}) == ([MASK], {"api_key": MASK})
+    assert hider_of(tasks.pay, [None], {"api_key": True}) is None
+
+
 def test_a_result_of_an_unknown_task_hides_all() -> None:
     from django_taskq.task import missing
 
@@ -252,6 +258,29 @@ def test_no_admin_page_shows_a_secret(
         main = page.text[page.text.index('id="content"') :]
         assert_hidden(canary, main)
         assert view == "changelist" or main.count(MASK) >= 2
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("canary", [c for c in CANARIES if len(str(c)) > 4], ids=repr)
+@pytest.mark.parametrize("known", [True, False])
+def test_taskqueue_shows_no_secret(
+    canary: Any, known: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = make_row(
+        TaskStatus.SUCCESSFUL,
+        task="tests.tasks.pay" if known else "tests.tasks.gone",
+        args=[canary],
+        kwargs={"card_no": canary},
+        progress={"done": 1, "total": 2, "message": f"<{canary}>"},
+        errors=[make_error("builtins.ValueError", f"<{canary}>")],
+        return_value={"said": f"<{canary}>", "again": [canary, True, None]},
+    )
+    for options in ([], ["--json"]):
+        call_command("taskqueue", "show", str(row.pk), *options)
+        said = capsys.readouterr().out
+        assert_hidden(canary, said)
+        assert MASK in said
+        assert "ValueError" in said
 
 
 # --- mistakes ---------------------------------------------------------------------------------

@@ -10,29 +10,19 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from django_taskq import registry
 from django_taskq.admin.base import ReadOnlyAdmin, preformatted
 from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.models.tasks import TaskRow
 from django_taskq.redact import hider_of, shown_call
 from django_taskq.statuses import TaskStatus
-from django_taskq.task import find
+from django_taskq.task import find_discovered
 
 _WHAT = ("id", "task", "status", "queue_name", "priority", "shown_args", "shown_kwargs")
 
 
-def _task_of(row: TaskRow) -> Any:
-    """Return the row's task: which of its arguments are secret is written in the code."""
-    known = find(row.task)
-    if known is None:
-        registry.discover()
-        known = find(row.task)
-    return known
-
-
 def _hidden(row: TaskRow, text: Any) -> str:
     """Mask in a text about a row what its secret arguments hold."""
-    hide = hider_of(_task_of(row), row.args, row.kwargs) if text else None
+    hide = hider_of(find_discovered(row.task), row.args, row.kwargs) if text else None
     return str(text) if hide is None else hide(str(text))
 
 
@@ -49,11 +39,11 @@ class TaskAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("arguments"))
     def shown_args(self, row: TaskRow) -> SafeString:
-        return preformatted(shown_call(_task_of(row), row.args, row.kwargs)[0])
+        return preformatted(shown_call(find_discovered(row.task), row.args, row.kwargs)[0])
 
     @admin.display(description=_("keyword arguments"))
     def shown_kwargs(self, row: TaskRow) -> SafeString:
-        return preformatted(shown_call(_task_of(row), row.args, row.kwargs)[1])
+        return preformatted(shown_call(find_discovered(row.task), row.args, row.kwargs)[1])
 
     @admin.display(description=_("attempts"))
     def shown_attempts(self, row: TaskRow) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from django_taskq import db, registry
+from django_taskq import db
 from django_taskq.control.databases import ControlError, database_of
 from django_taskq.control.listing import moment, utc
 from django_taskq.control.overview import WorkerLine, workers
 from django_taskq.redact import MASK, Hide, hider_of, shown_call
 from django_taskq.statuses import TaskStatus
-from django_taskq.task import find
+from django_taskq.task import find_discovered
 from django_taskq.tasks_api import TaskResultDoesNotExist
 
 # How many tasks of one prefix are named, and how many before a task are counted.
@@ -162,13 +162,11 @@ def _masked(made: dict[str, Any]) -> dict[str, Any]:
 
     Which arguments are secret is written in the code: of a task that is not known here all are.
     """
-    if registry.get(made["task"]) is None:
-        registry.discover()
-    task = find(made["task"])
-    hide = hider_of(task, made["args"], made["kwargs"])
-    if hide is None:
-        return made
+    task = find_discovered(made["task"])
     args, kwargs = shown_call(task, made["args"], made["kwargs"])
+    hide = hider_of(task, made["args"], made["kwargs"])
+    if hide is None:  # no secret, or one like None that says nothing in a text
+        return {**made, "args": args, "kwargs": kwargs}
     errors = [
         {**record, **{name: hide(str(record.get(name, ""))) for name in ("message", "traceback")}}
         for record in made["errors"]
