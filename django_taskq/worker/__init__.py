@@ -1,6 +1,7 @@
 """The processes that run tasks: supervisor -> nursery -> children.
 
 supervisor.py   `manage.py taskworker`: one loop, one database connection
+opening.py      how it begins: waits for the database, makes itself known
 children.py     the supervisor's children: forked, watched, ordered about
 aftermath.py    settles what dead and stuck children held
 fork.py         the supervisor's side of the nursery

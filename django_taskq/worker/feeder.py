@@ -597,8 +597,10 @@ class Feeder(threading.Thread):
 
     def _sleep_for(self, now: float) -> float | None:
         moments = []
-        if now < (look_at := self._next_look()) < float("inf"):
-            moments.append(look_at)  # one that is due waits for room, and so for an outcome …
+        if self._look_at is not None:
+            # One that is due waits for room, and so for an outcome, which wakes us …
+            look_at = self._next_look()
+            moments.append(look_at if look_at > now else now + 0.5)
         if self._lent:
             moments.append(now + _LENT)  # … or for the end of another child's task
         if self._reports:

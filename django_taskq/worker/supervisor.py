@@ -9,22 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS
 
-from django_taskq import __version__, conf, db, registry
+from django_taskq import conf, db, registry
 from django_taskq.events import worker_log
 from django_taskq.transitions import claim, operate, presence
+from django_taskq.worker import opening
 from django_taskq.worker.children import Children
-from django_taskq.worker.console import banner
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.listener import Listener
+from django_taskq.worker.opening import EXIT_ERROR, EXIT_NO_DATABASE, EXIT_OK
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.pruner import Pruner
 from django_taskq.worker.reload import Reload, hold_signals, start_anew
@@ -41,8 +40,6 @@ _TICK_AGAIN, _TICK_AFTER_HINT = 0.02, 0.1
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
 # After the grace time of a stop: to settle what killed children held, if the database answers.
 _SETTLE = 2.0
-
-EXIT_OK, EXIT_ERROR, EXIT_NO_DATABASE = 0, 1, 75
 
 
 class Supervisor:
@@ -86,7 +83,10 @@ class Supervisor:
         if self.solo is None:
             self.signals.install()
         try:
-            if self._wait_for_database() and self.children.start_nursery(self.signals.wake):
+            code = opening.wait_for_database(self._connect, self.options, self.signals)
+            if code is not None:
+                self.exit_code = code
+            elif self.children.start_nursery(self.signals.wake):
                 while not self._is_over():
                     self._loop()
         finally:
@@ -100,79 +100,12 @@ class Supervisor:
             start_anew()
         return self.exit_code
 
-    def _wait_for_database(self) -> bool:
-        """Connect; a database that is down is waited for, but not for ever."""
-        deadline = time.monotonic() + self.options.database_wait
-        told = False
-        while not self.signals.count:
-            try:
-                return self._tables_exist(self._connect())
-            except psycopg.OperationalError as error:
-                if time.monotonic() >= deadline:
-                    worker_log.error(
-                        "No database after %g s: %s", self.options.database_wait, brief(error)
-                    )
-                    self.exit_code = EXIT_NO_DATABASE
-                    return False
-                if not told:
-                    worker_log.warning(
-                        "The database %r cannot be reached (%s); waiting up to %g s for it.",
-                        self.options.database,
-                        brief(error),
-                        self.options.database_wait,
-                    )
-                    told = True
-            select.select([self.signals.wake], [], [], 0.5)
-            self.signals.drain()
-        return False
-
-    def _tables_exist(self, connection: db.Connection) -> bool:
-        if presence.tables_exist(connection):
-            return True
-        worker_log.error(
-            "The database %r has no tables of django_taskq: run manage.py migrate%s.",
-            self.options.database,
-            ""
-            if self.options.database == DEFAULT_DB_ALIAS
-            else f" django_taskq --database {self.options.database}",
-        )
-        self.exit_code = EXIT_ERROR
-        return False
-
     def _arrive(self, connection: db.Connection) -> None:
         """Make this worker known, and say so."""
-        text = banner(self.options, self._facts(connection))
-        presence.arrive(
-            connection,
-            id=self.id,
-            kind="SUPERVISOR",
-            parent_id=None,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            info={
-                "queues": list(self.options.queues),
-                "excluded": list(self.options.excluded),
-                "concurrency": self.options.concurrency,
-                "pool": self.options.pool,
-                "version": __version__,
-            },
-        )
+        text = opening.banner_of(connection, self.options)
+        opening.arrive(connection, self.id, self.options)
         self._has_arrived = True
         self.say(text)
-
-    def _facts(self, connection: db.Connection) -> dict[str, object]:
-        major, minor = divmod(connection.info.server_version, 10_000)
-        waiting = claim.count_waiting(connection)
-        # The project's: our own, which sends mails, would puzzle who counts.
-        known = sum(not name.startswith("django_taskq.") for name in registry.names())
-        return {
-            "version": __version__,
-            "database": connection.info.dbname,
-            "postgresql": f"{major}.{minor}",
-            "host": socket.gethostname(),
-            "tasks": f"{known} task{'s' if known != 1 else ''}",
-            "waiting": f"{waiting:,}" + ("+" if waiting >= claim.COUNT_LIMIT else ""),
-        }
 
     def _is_over(self) -> bool:
         """Say whether a stop is complete: no child, and nothing left to settle (or no way to)."""
@@ -224,6 +157,8 @@ class Supervisor:
             self._arrive(connection)
         if not self._is_leaving:
             self.listener.tend(now)
+        if not self._is_leaving:
+            self.children.fill(connection, now)  # first: a place stands empty meanwhile
         if self.children.aftermath.settle(connection):
             self._tick_at = 0.0  # for others to take what was put back
         if now >= self._beat_at:
@@ -233,10 +168,8 @@ class Supervisor:
         if now >= self._tick_at:
             self._tick_at = now + _TICK  # an error in it must not be repeated at once
             self._tick(connection)
-        if not self._is_leaving:
-            self.children.fill(connection, now)
-            if now >= self.pruner.next_at:
-                self.pruner.prune(connection)
+        if now >= self.pruner.next_at and not self._is_leaving:
+            self.pruner.prune(connection)
         if self._pause > _PAUSE_FIRST:
             self._pause = _PAUSE_FIRST
             worker_log.info("The database answers again.")

@@ -21,9 +21,10 @@ from django_taskq.tasks_api import has_tasks_setting, task_backends
 from django_taskq.worker.console import set_up_logging, wants_color
 from django_taskq.worker.fork import NurseryFailed
 from django_taskq.worker.health import HealthPortTaken
+from django_taskq.worker.opening import EXIT_ERROR
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.solo import run_solo
-from django_taskq.worker.supervisor import EXIT_ERROR, Supervisor
+from django_taskq.worker.supervisor import Supervisor
 
 _EPILOG = """
 Each option can be set by an environment variable too: TASKWORKER_QUEUES,
