@@ -13,6 +13,7 @@ pruner.py       deletes finished tasks whose time is over
 reload.py       when the code changes: children end, the worker starts anew
 vitals.py       what is told outside: health.py answers HTTP probes, notify.py tells systemd
 store.py        stores outcomes, a statement per kind
+listener.py     hears hints, on the supervisor's connection or on one around a pooler
 lanes.py        which lanes a worker serves, in which order, and from where
 executor.py     runs one task and says what it came to; writes nothing
 record.py       what a child has claimed and started, in shared memory
