@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -59,7 +60,10 @@ def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
 @register(Tags.compatibility)
 def check_mail(**kwargs: Any) -> Iterator[CheckMessage]:
     """E002: mails are enqueued, and the backend that is to send them is none."""
-    if getattr(settings, "EMAIL_BACKEND", "") != "django_taskq.mail.TaskqEmailBackend":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Django 6.1 warns of everybody who reads it
+        backend = getattr(settings, "EMAIL_BACKEND", "")
+    if backend != "django_taskq.mail.TaskqEmailBackend":
         return
     from django_taskq.mail import check_real_backend
 

@@ -117,6 +117,19 @@ def test_many_tasks_run_once_each(start_behind: Starter, ledger: Ledger) -> None
         assert "trying again" not in worker.output, worker.output
 
 
+@pytest.mark.parametrize("pool", ["threads", "asyncio", "solo"])
+def test_tasks_run_in_each_pool(start_behind: Starter, ledger: Ledger, pool: str) -> None:
+    slots = 1 if pool == "solo" else 4
+    worker = start_behind("-P", pool, "-c", str(slots), children=1)
+    results = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.001) for i in range(200)])
+    written = [tasks.write_group.enqueue(f"group {i}") for i in range(5)]
+    retried = tasks.fail_until.enqueue(f"{ledger.path}.retried", 2)
+    for result in [*results, *written, retried]:
+        result.wait(timeout=60)
+    assert len(ledger.tags()) == 200
+    assert "trying again" not in worker.output, worker.output
+
+
 def test_a_stop_gives_back_what_has_not_started(
     start_behind: Starter, ledger: Ledger, gate: Gate
 ) -> None:
