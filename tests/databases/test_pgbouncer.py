@@ -192,9 +192,6 @@ def test_a_worker_listens_at_an_address_around_the_pooler(
     worker = start_behind(LISTEN_DSN=database)
     worker.wait_for("Listening at")
     assert median(latencies(ledger, 9)) < 0.4
-    # Past the time in which our own notification has to have arrived.
-    time.sleep(5.5)
-    assert "does not work" not in worker.output
 
 
 def test_what_the_address_leaves_out_is_as_in_databases(
