@@ -14,6 +14,7 @@ from unittest import mock
 import environ
 import psycopg
 import pytest
+from django.contrib.auth.models import Group
 from django.db import connection, transaction
 
 from django_taskq.exceptions import TaskCrashed, TaskFailed
@@ -78,6 +79,8 @@ def test_tasks_of_all_kinds_come_to_what_they_should(
     late = tasks.hang_once.enqueue(f"{ledger.path}.late")
     later = tasks.note.using(run_after=1.0).enqueue(ledger.path, "later")
     group = tasks.write_group.enqueue("written through PgBouncer")
+    atomic = tasks.write_and_enqueue.enqueue(ledger.path, "enqueued-by-an-atomic-task")
+    torn = tasks.die_before_commit.enqueue(f"{ledger.path}.torn", "enqueued-once")
     snoozed = tasks.snooze_until.enqueue(gate.path)
     told = tasks.report.enqueue(gate.path)
     wait_until(lambda: LiveTask.objects.filter(progress__done=1).exists())
@@ -85,6 +88,8 @@ def test_tasks_of_all_kinds_come_to_what_they_should(
     assert added.wait(timeout=30) == 5
     assert retried.wait(timeout=30) == 3
     assert group.wait(timeout=30) > 0
+    assert atomic.wait(timeout=60) == "enqueued-by-an-atomic-task"
+    assert torn.wait(timeout=60) == "enqueued-once"
     assert later.wait(timeout=30) > 0
     assert later.started_at is not None and later.run_after is not None
     assert later.started_at >= later.run_after
@@ -98,7 +103,9 @@ def test_tasks_of_all_kinds_come_to_what_they_should(
     assert late.wait(timeout=60) == "second time"
     for result in many:
         result.wait(timeout=60)
-    assert statuses() == {}
+    wait_until(lambda: statuses() == {})
+    for name in ("enqueued-by-an-atomic-task", "enqueued-once"):
+        assert Group.objects.filter(name=name).count() == 1
     assert {tag for tag in ledger.tags() if tag.startswith("n")} == {f"n{i}" for i in range(1500)}
     assert "trying again" not in worker.output, worker.output
 

@@ -135,6 +135,8 @@ def test_the_check_says_which_promise_does_not_hold(urls: tuple[str, str]) -> No
     said = manage("check", "--fail-level", "WARNING", urls=urls, fails=True)
     assert "django_taskq.W010" in said
     assert 'in the database "queue", models in "default"' in said
+    assert '"tests.processes.tasks.write_and_enqueue" is atomic' in said
+    assert 'but not with what it writes to "default"' in said
     assert "W011" not in said
 
 
@@ -162,12 +164,14 @@ def test_a_worker_runs_tasks_that_write_to_the_site(worker: TaskWorker, ledger: 
     retried = tasks.fail_until.enqueue(ledger.path, 2)
     chained = tasks.enqueue_more.enqueue(f"{ledger.path}.more", 3)
     cancelled = tasks.add.using(run_after=3600).enqueue(1, 2)
+    atomic = tasks.write_and_enqueue.enqueue(f"{ledger.path}.atomic", "atomic")
     assert written.wait(timeout=30) > 0
+    assert atomic.wait(timeout=30) == "atomic"
     assert retried.wait(timeout=30) == 2
     chained.wait(timeout=30)
     assert cancelled.cancel() is True
     assert Group.objects.filter(name="by a task").exists()
-    wait_until(lambda: FinishedTask.objects.count() == 7)
+    wait_until(lambda: FinishedTask.objects.count() == 9)
     assert LiveTask.objects.count() == 0
     assert Worker.objects.count() == 3
 
