@@ -28,7 +28,7 @@ SESSION = (Path(__file__).parent / "session.py").read_text()
 
 # Seconds that a command may take, and that output may be on its way.
 COMMAND_TIMEOUT = 90
-OUTPUT_TIMEOUT = 20
+OUTPUT_TIMEOUT = 60
 
 
 class Terminal:
@@ -356,22 +356,25 @@ def _end(process: subprocess.Popen[str]) -> None:
 def says(expected: str, output: str) -> bool:
     """Return whether a program said this, in the midst of other things.
 
-    Numbers may be others, `...` stands for anything, and the reader's host is called laptop.
+    Numbers may be others, `...` stands for anything, the reader's host is called laptop, and other
+    lines may stand between those of the page.
     """
-    tokens = re.split(r"(\.\.\.|laptop|\d[\d.,:]*|\s+)", expected.strip())
+    tokens = re.split(r"(\.\.\.|laptop|\d[\d.,:]*|\n\s*|[ \t]+)", expected.strip())
     pattern = "".join(
-        ".*?"
+        r"(?s:.*?)"
         if token == "..."
         else r"\S+"
         if token == "laptop"
-        else r"\s+"
+        else r"[ \t]*\n(?:.*\n)*?[ \t]*"
+        if token.startswith("\n")
+        else r"[ \t]+"
         if token.isspace()
         else r"\d[\d.,:]*"
         if token[:1].isdigit()
         else re.escape(token)
         for token in tokens
     )
-    return re.search(pattern, output, re.DOTALL) is not None
+    return re.search(pattern, output) is not None
 
 
 @contextmanager

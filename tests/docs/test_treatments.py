@@ -103,6 +103,8 @@ def test_output_may_differ_in_numbers_and_where_the_page_leaves_something_out() 
     said = "12:01:02 ✓ shop.tasks.x  default  0.31 s  (waited 12 ms)\n"
     assert says("09:59:59 ✓ shop.tasks.x default 2.00 s (waited 1 ms)", said)
     assert says("✓ ... s", said)
+    assert says("one\n  two\n", "zero\none\nand a half\n two\n")
+    assert not says("one\ntwo\n", "two\none\n")
     assert not says("✗ shop.tasks.x", said)
     assert not says("shop.tasks.y", said)
 
