@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import traceback
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.docs.markdown import PageError, Step, pages, steps
-from tests.docs.reader import reader
+from tests.docs.reader import is_installed, reader
 
 # What starts programs beside the page's own Python.
 _STARTS = {"run", "hidden run", "start", "install"}
@@ -31,14 +30,6 @@ PAGES_WITH_PROCESSES = [page for page in pages() if _starts_programs(page)]
 PAGES_OF_ONE_PROCESS = [
     page for page in pages() if _readable(page) and page not in PAGES_WITH_PROCESSES
 ]
-
-
-def is_installed(module: str) -> bool:
-    """Return whether a module can be imported; its package is imported for that."""
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def follow(page: Path, directory: Path, server_url: str, template: str) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
@@ -151,6 +152,8 @@ class Reader:
 
     def check_settings(self, step: Step) -> None:
         """Let Django's checks judge the project with this fragment at the end of its settings."""
+        if step.argument and not is_installed(step.argument.removeprefix("needs ")):
+            return
         module = f"settings_of_line_{step.line}"
         directory = Path(self.terminal.run("pwd").strip()) / "config"
         (directory / f"{module}.py").write_text(f"from config.settings import *\n\n{step.code}")
@@ -332,6 +335,14 @@ def on_a_free_port(command: str) -> str:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return _SERVES.sub(lambda found: f"{found[0].rstrip(' 0123456789')} {port}", command)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported; its package is imported for that."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def goes_on(command: str) -> bool:
