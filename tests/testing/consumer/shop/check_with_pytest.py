@@ -12,7 +12,8 @@ from django.contrib.auth.models import Group
 from django.db import connection
 
 from django_taskq import get_result
-from shop.tasks import add_group, succeed_at
+from django_taskq.testing import worker
+from shop.tasks import add_group, succeed_at, tell_if_cancelled
 
 
 @pytest.mark.parametrize("name", ["mammals", "birds", "fish"])
@@ -52,3 +53,16 @@ def test_a_worker_with_options(taskq_worker: Any, live_server: Any) -> None:
     with urllib.request.urlopen(f"{live_server.url}/enqueue/fish/") as answer:
         result = get_result(answer.read().decode())
     assert not result.is_finished
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio", "solo"])
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_with_another_pool(pool: str) -> None:
+    with worker(pool=pool) as running:
+        result = tell_if_cancelled.enqueue() if pool == "asyncio" else succeed_at.enqueue(2)
+        assert result.wait(timeout=60) == (False if pool == "asyncio" else 2), running.output
+
+
+def test_nobody_cancels_what_is_drained(taskq: ModuleType) -> None:
+    tell_if_cancelled.enqueue()
+    assert taskq.drain(raise_errors=True).results[0].return_value is False

@@ -32,3 +32,9 @@ def succeed_at(context: TaskContext, attempt: int) -> int:
     if context.attempt < attempt:
         raise ConnectionError(f"attempt {context.attempt}")
     return context.attempt
+
+
+@task(takes_context=True)
+async def tell_if_cancelled(context: TaskContext) -> bool:
+    """Say whether somebody wants this to end."""
+    return context.is_cancelled
