@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from django.core import checks
+from django.core.checks.registry import registry as registered_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db.migrations.executor import MigrationExecutor
 
@@ -66,11 +66,15 @@ def _of(alias: str) -> str:
 
 
 def _checks() -> Iterator[Finding]:
-    """Repeat what our system checks say, those for a deployment too."""
-    for message in checks.run_checks(include_deployment_checks=True):
-        if str(message.id).startswith("django_taskq."):
-            make = error if message.is_serious() else warning
-            yield make(str(message.id), str(message.msg), str(message.hint or "See the message."))
+    """Repeat what our system checks say, those for a deployment too; other apps' are not asked."""
+    for check in registered_checks.get_checks(include_deployment_checks=True):
+        if not check.__module__.startswith(("django_taskq.", "django.tasks.", "django_tasks.")):
+            continue
+        for message in check(app_configs=None, databases=None):
+            if str(message.id).startswith("django_taskq."):
+                make = error if message.is_serious() else warning
+                hint = str(message.hint or "See the message.")
+                yield make(str(message.id), str(message.msg), hint)
 
 
 def _server(alias: str) -> Iterator[Finding]:
@@ -106,14 +110,14 @@ def _server(alias: str) -> Iterator[Finding]:
         yield warning(
             "pooler",
             "A pooler, such as PgBouncer, is between here and PostgreSQL.",
-            "Let workers connect to PostgreSQL directly, or see the guide on PgBouncer.",
+            'Let workers connect to PostgreSQL directly, or set DJANGO_TASKQ["POOLED"] = True.',
         )
 
 
 def _is_pooled() -> bool:
     """Say whether the settings know of a pooler; bad settings are found by their own check."""
     try:
-        return bool(getattr(conf.get(), "pooled", False))
+        return conf.get().pooled
     except ImproperlyConfigured:
         return False
 

@@ -240,6 +240,18 @@ def literal(value: Any) -> str:
     return f"{value}::float8" if isinstance(value, float) else str(value)
 
 
+def test_checks_of_other_apps_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**kwargs: Any) -> list[Any]:
+        raise RuntimeError("somebody else's")
+
+    found_checks = doctor.registered_checks.get_checks(include_deployment_checks=True)
+    monkeypatch.setattr(
+        doctor.registered_checks, "get_checks", lambda **kwargs: [broken, *found_checks]
+    )
+
+    assert "django_taskq.E002" not in ids()
+
+
 def server(**changes: Any) -> tuple[Any, ...]:
     with connection.cursor() as cursor:
         cursor.execute(findings.SERVER)
