@@ -299,6 +299,16 @@ def test_cancel_takes_filters() -> None:
     assert read("cancel", "--all", code=1)["cancelled"] == 0
 
 
+def test_cancel_asks_running_tasks_to_end() -> None:
+    row = make_row(TaskStatus.RUNNING)
+
+    assert read("cancel", "--status", "RUNNING", "--dry-run") == {"would_be_cancelled": 1}
+    document = read("cancel", str(row.pk))
+    assert (document["cancelled"], document["asked"], document["skipped"]) == (0, 1, [])
+    assert LiveTask.objects.get(pk=row.pk).cancel_requested_at is not None
+    assert "1 running task(s) asked to end." in taskqueue("cancel", "--all")
+
+
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

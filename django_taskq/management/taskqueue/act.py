@@ -69,8 +69,8 @@ def _retry(options: dict[str, Any]) -> Answer:
 
 def _cancel_arguments(parser: ArgumentParser) -> None:
     _common(parser)
-    parser.add_argument("--all", action="store_true", help="every task that waits")
-    add_filters(parser, status_help="READY or HELD (default: both)")
+    parser.add_argument("--all", action="store_true", help="every unfinished task")
+    add_filters(parser, status_help="READY, HELD or RUNNING (default: all three)")
     parser.add_argument("--reason", metavar="TEXT", help="is kept in the errors of the tasks")
 
 
@@ -82,7 +82,7 @@ def _cancel(options: dict[str, Any]) -> Answer:
     chosen = filters(options)
     if not options["all"] and not any(chosen.values()):
         raise usage("Say what to cancel: ids, or --queue, --task, --status, --since, or --all.")
-    statuses = [chosen["status"]] if chosen["status"] else ["READY", "HELD"]
+    statuses = [chosen["status"]] if chosen["status"] else ["READY", "HELD", "RUNNING"]
     if options["dry_run"]:
         return _would("cancelled", [{**chosen, "status": one} for one in statuses], options)
     _ask(options, [{**chosen, "status": one} for one in statuses])
@@ -146,12 +146,15 @@ def _by_ids(verb: str, act: Any, options: dict[str, Any], **more: Any) -> Answer
 def _answer(verb: str, changed: Changed, *, is_strict: bool = False) -> Answer:
     left_out = len(changed.skipped[:_TOLD])
     lines = [f"{changed.count:,} task(s) {verb}."]
+    if changed.asked:
+        lines.append(f"{changed.asked:,} running task(s) asked to end.")
     lines += [f"{skipped.id}: {skipped.why}" for skipped in changed.skipped[:_TOLD]]
     if changed.skipped_count > left_out:
         lines.append(f"… and {changed.skipped_count - left_out:,} more were skipped.")
-    failed = changed.skipped_count if is_strict else not changed.count
+    failed = changed.skipped_count if is_strict else not changed.count + changed.asked
     data = {
         verb: changed.count,
+        **({"asked": changed.asked} if verb == "cancelled" else {}),
         "skipped_count": changed.skipped_count,
         "skipped": changed.skipped,
     }
@@ -181,7 +184,7 @@ VERBS = (
     ),
     Verb(
         name="cancel",
-        help="end tasks that wait",
+        help="end tasks that wait, and ask those that run to end",
         add_arguments=_cancel_arguments,
         run=_cancel,
     ),
