@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 from psycopg import errors
@@ -25,8 +26,9 @@ class Pruner:
     def __init__(self, retention: float | None) -> None:
         # Seconds that finished tasks are kept, or None.
         self.retention = retention
-        # Not at once: a worker that starts has more urgent things to do.
-        self.next_at = float("inf") if retention is None else time.monotonic() + 1.0
+        # Not at once, and not together with other workers that started just now.
+        first = time.monotonic() + random.uniform(0.2, 1.0) * _LOOK
+        self.next_at = float("inf") if retention is None else first
         self._limit = 100
         self._floor = BEGINNING
         self._sweep_at = 0.0
@@ -39,18 +41,27 @@ class Pruner:
         self.next_at = began + _LOOK  # after an error in it, too
         if self._count == 0 and began >= self._sweep_at:
             self._floor, self._sweep_at = BEGINNING, began + _SWEEP
-        pruned = self._prune_batch(connection, self.retention)
+        # A look is one statement, which deletes so few rows that it needs no time limit of its own.
+        is_look = self._count == 0
+        limit = _LEAST if is_look else self._limit
+        if is_look:
+            pruned: Pruned | None = prune_batch(
+                connection, age=self.retention, limit=limit, floor=self._floor
+            )
+        else:
+            pruned = self._prune_batch(connection, self.retention)
         seconds = time.monotonic() - began
         if pruned is None:
             self._limit = max(_LEAST, self._limit // 4)
             return
         self._count += pruned.rows
         self._floor = pruned.floor
-        if pruned.rows == self._limit:
+        if pruned.rows == limit:
             self.next_at = time.monotonic() + seconds
         else:
             self._end_sweep()
-        self._adapt(seconds)
+        if not is_look:
+            self._adapt(seconds)
 
     def _prune_batch(self, connection: Connection, retention: float) -> Pruned | None:
         """Delete a batch; None if it took too long and was undone."""
