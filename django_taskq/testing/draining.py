@@ -25,6 +25,8 @@ from django_taskq.worker.lanes import QueueChoice
 
 # A test that starts more tasks than this has one that enqueues itself for ever.
 _MOST_STARTS = 10_000
+# How often to look once more for a task that is due and could not be claimed.
+_LOOK_AGAIN = 3
 
 
 @dataclass
@@ -123,6 +125,9 @@ class _Drain:
         self.started: dict[str, None] = {}
         # How much time has passed for tasks, and how much may.
         self._passed = self._left = timedelta(0)
+        # How often in a row nothing could be claimed though something was due a moment later: it
+        # has become due in between, or somebody else has locked it.
+        self._looked_again = 0
 
     def begin(self, until: datetime | timedelta | float | None) -> None:
         """Find out how much time may pass; take up again what waited for its name to be known."""
@@ -134,17 +139,18 @@ class _Drain:
         row = self.runner.claim_next(self.choice)
         if row is None:
             return None
+        self._looked_again = 0
         self.started[row.id] = None
         return self.runner.run(row)
 
     def go_on(self) -> bool:
         """Let time pass until the next task is due; False if that is too late."""
         lanes, _, _ = claim.tick(self.runner.connection, [])
-        waits = [
-            tick.due_in
-            for tick in lanes
-            if tick.due_in is not None and self.choice.serves(tick.lane.queue_name)
-        ]
+        served = [tick for tick in lanes if self.choice.serves(tick.lane.queue_name)]
+        if any(tick.is_due for tick in served) and self._looked_again < _LOOK_AGAIN:
+            self._looked_again += 1
+            return True
+        waits = [tick.due_in for tick in served if tick.due_in is not None]
         if not waits:
             return False
         # A microsecond more: the database gave a rounded figure.

@@ -40,7 +40,7 @@ def cost_of_claim(connection: Any, some: list[Lane], *, floor: str = "-infinity"
 
 
 def looking(text: str = claim.FIND_LANES) -> Sent:
-    return Sent(text, None)
+    return Sent(text, {"children": "{}"} if "%(children)s" in text else None)
 
 
 def test_a_claim_costs_the_same_with_a_backlog_of_10_thousand_and_of_200_thousand(

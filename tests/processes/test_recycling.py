@@ -145,4 +145,5 @@ def test_a_memory_limit_below_what_the_project_takes_is_pointed_out(
     tasks.note.enqueue_many([(ledger.path, f"n{number}") for number in range(3)])
     assert worker.wait(60) == 0
     assert "MB before the first task: with --max-memory-per-child 5" in worker.output
-    assert len({start.pid for start in ledger.starts()}) == 3
+    # It is not measured more often than each 10 ms: two short tasks may share a process.
+    assert len({start.pid for start in ledger.starts()}) >= 2
