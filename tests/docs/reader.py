@@ -426,5 +426,7 @@ def environment_of(server_url: str, database: str) -> dict[str, str]:
         and name not in {"DATABASE_URL", "PYTHONPATH"}
     } | {
         "PGDATABASE": database,
+        # What a terminal shows: both streams in the order in which they are written.
+        "PYTHONUNBUFFERED": "1",
         **{name: str(server[key]) for name, key in given.items() if server.get(key)},
     }
