@@ -23,8 +23,8 @@ from psycopg import sql
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "example_project" / "demo.py"
-# Away from 8000, where somebody may be at work.
-FIRST_PORT = "18000"
+# Away from 8000, where somebody may be at work, and from a demo that runs beside this one.
+FIRST_PORT = str(18000 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
