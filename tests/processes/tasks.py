@@ -23,6 +23,7 @@ from django.db import connection, transaction
 from django.utils import timezone, translation
 
 from django_taskq import Cancel, Retry, Snooze, TaskContext, task
+from django_taskq.db import UserConnections
 from django_taskq.exceptions import SoftTimeLimit
 
 # The longest that a task waits for its gate: a test that fails leaves nothing behind for long.
@@ -504,3 +505,15 @@ def hang_only_once(ledger: str) -> None:
     """Hang in C code."""
     write(ledger, "started")
     ctypes.PyDLL(None).sleep(int(PATIENCE))
+
+
+@task
+def break_the_pool(ledger: str) -> None:
+    """Have the worker itself fail behind this task, at the first attempt."""
+    write(ledger, "broken")
+    if Path(ledger).read_text().count("broken ") == 1:
+
+        def fail_to_clean(self: UserConnections) -> None:
+            raise RuntimeError("an error of the worker's own")
+
+        UserConnections.clean = fail_to_clean  # type: ignore[method-assign]

@@ -242,6 +242,19 @@ def test_when_the_process_dies_all_that_ran_in_it_runs_again(
     assert sum(FinishedTask.objects.values_list("crashes", flat=True)) == 5
 
 
+@pytest.mark.parametrize("pool", CONCURRENT)
+def test_an_error_of_the_pools_own_costs_the_process_and_no_place(
+    pool: str, start: Starter, ledger: Ledger
+) -> None:
+    worker = start(pool=pool, children=1)
+    (first,) = worker.children()
+    broken = tasks.break_the_pool.enqueue(ledger.path)
+    broken.wait(timeout=30)
+    assert ledger.tags() == ["broken", "broken"]
+    assert "an error of the worker's own" in worker.output
+    assert tasks.note.enqueue(ledger.path, "next").wait(timeout=10) != first
+
+
 def test_the_task_that_kills_its_process_is_found_among_the_innocent(
     start: Starter, ledger: Ledger
 ) -> None:

@@ -5,6 +5,8 @@
     threads     threads.py      so many threads of one child
     asyncio     coroutines.py   one event loop in one child; synchronous tasks in threads beside it
 
+(parallel.py holds what the last two share, limits.py ends what runs too long.)
+
 A pool takes batches from the feeder (`put`), runs them, and puts outcomes into the outbox.
 """
 

@@ -12,10 +12,8 @@ import contextvars
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 
@@ -23,10 +21,10 @@ from django_taskq.events import worker_log
 from django_taskq.outcomes import Outcome
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.executor import Run
-from django_taskq.worker.pools import Batch, Dropped, Feeding, Seat
+from django_taskq.worker.pools import Batch, Feeding, Seat
 from django_taskq.worker.pools.homes import CleanThreads, Home, Homes
-from django_taskq.worker.pools.limits import Entry, Watchdog
-from django_taskq.worker.record import ParallelRecord
+from django_taskq.worker.pools.limits import Entry
+from django_taskq.worker.pools.parallel import OVERDUE, ParallelPool, Taken
 
 # A coroutine that was cancelled for its hard time limit has so long to end before it is given up.
 _LAST_WORDS = 1.0
@@ -34,32 +32,14 @@ _LAST_WORDS = 1.0
 _BLOCKED = 5.0
 
 
-class Taken(NamedTuple):
-    """A task that was started."""
-
-    row: Claimed
-    run: Run | None
-    began: float
-
-
-class CoroutinesPool:
+class CoroutinesPool(ParallelPool):
     """Run up to `size` tasks at once, coroutines on the loop of the main thread."""
 
     def __init__(self, seat: Seat) -> None:
-        self.seat = seat
-        self.size = seat.options.concurrency
-        self.record = cast(ParallelRecord, seat.record)
-        self.outbox = seat.outbox
-        self.watchdog = Watchdog()
-        self._rows: deque[tuple[Claimed, int]] = deque()
+        super().__init__(seat)
         self._free = list(range(self.size))
-        # What runs in each place, and the asyncio task that does; changed under the lock, because
-        # the watchdog takes those out that were given up on.
-        self._lock = threading.Lock()
-        self._running: list[Taken | None] = [None] * self.size
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._given_up = 0
-        self._is_over = False
 
     @property
     def busy(self) -> int:
@@ -100,7 +80,10 @@ class CoroutinesPool:
             self.executor.notice_listeners()
             epoch = batch.epoch
             self._rows.extend([(row, epoch) for row in batch.rows])
-        self._fill()
+        try:
+            self._fill()
+        except BaseException:
+            self._fail()
 
     def _fill(self) -> None:
         """Start waiting tasks where there is room; say so when everything has ended."""
@@ -128,6 +111,12 @@ class CoroutinesPool:
         self._tasks[place] = task  # the loop itself holds tasks weakly
 
     async def _run(self, place: int, taken: Taken) -> None:
+        try:
+            await self._run_one(place, taken)
+        except BaseException:
+            self._fail()
+
+    async def _run_one(self, place: int, taken: Taken) -> None:
         row, run, began = taken
         limit = self._limit(place, taken) if run is not None and run.timeout else None
         home = self._homes.home()
@@ -175,18 +164,6 @@ class CoroutinesPool:
             self._hand_over(outcome)
         self._fill()
 
-    def _drop(self, rows: list[Claimed]) -> None:
-        self.outbox.append(Dropped(rows))
-        self.feeder.nudge()
-
-    def _hand_over(self, outcome: Outcome) -> None:
-        self.outbox.append(outcome)
-        memory = self.seat.memory_limit
-        if memory is not None and memory.is_exceeded():
-            self.feeder.retire(memory.why)
-        if self.feeder.is_waiting:
-            self.feeder.nudge()
-
     # --- hard time limits, in the watchdog's thread ----------------------------------------------
 
     def _limit(self, place: int, taken: Taken) -> _Limit:
@@ -213,7 +190,7 @@ class CoroutinesPool:
             self._given_up += 1
         self.record.end_in(place)
         self._hand_over(self.executor.overdue(taken.row, taken.run, taken.began))
-        self.feeder.retire("because a task ran over its hard time limit", is_hung=True)
+        self.feeder.retire(OVERDUE, is_hung=True)
         self._loop.call_soon_threadsafe(self._fill)
         answered = threading.Event()
         self._loop.call_soon_threadsafe(answered.set)

@@ -9,45 +9,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, cast
 
 from django_taskq import db
 from django_taskq.outcomes import Outcome
-from django_taskq.transitions.claim import Claimed
-from django_taskq.worker.executor import Executor, Run
-from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Batch, Dropped, Feeding, Seat
-from django_taskq.worker.pools.limits import Entry, Interrupter, Watchdog
+from django_taskq.worker.executor import Executor
+from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Batch, Feeding, Seat
+from django_taskq.worker.pools.limits import Entry, Interrupter
+from django_taskq.worker.pools.parallel import OVERDUE, ParallelPool, Taken
 from django_taskq.worker.pools.serial import return_memory
-from django_taskq.worker.record import ParallelRecord
 
 
-class Taken(NamedTuple):
-    """A task that a thread has started."""
-
-    row: Claimed
-    run: Run | None
-    began: float
-
-
-class ThreadsPool:
+class ThreadsPool(ParallelPool):
     """Run up to `size` tasks at once."""
 
     def __init__(self, seat: Seat) -> None:
-        self.seat = seat
-        self.size = seat.options.concurrency
+        super().__init__(seat)
         self.busy = 0
-        self.record = cast(ParallelRecord, seat.record)
-        self.outbox = seat.outbox
-        self.watchdog = Watchdog()
-        # Everything below is changed under this lock, which is never held for long.
-        self._lock = threading.Lock()
-        self._rows: deque[tuple[Claimed, int]] = deque()
-        self._is_over = False
-        # What runs in each place; a task that was given up on is taken out.
-        self._running: list[Taken | None] = [None] * self.size
         # Threads that wait, less the wake-ups that are on their way to them.
         self._asleep = 0
         self._wake: SimpleQueue[None] = SimpleQueue()
@@ -83,6 +62,12 @@ class ThreadsPool:
     # --- the threads -----------------------------------------------------------------------------
 
     def _work(self, place: int) -> None:
+        try:
+            self._run_tasks(place)
+        except BaseException:
+            self._fail()
+
+    def _run_tasks(self, place: int) -> None:
         """Run tasks in one thread until there will be no more, or this thread was given up on."""
         connections = db.UserConnections(max_age=CONNECTION_AGE)
         interrupter = Interrupter(self.watchdog)
@@ -170,18 +155,6 @@ class ThreadsPool:
             self._asleep -= 1
             self._wake.put(None)
 
-    def _drop(self, rows: list[Claimed]) -> None:
-        self.outbox.append(Dropped(rows))
-        self.feeder.nudge()
-
-    def _hand_over(self, outcome: Outcome) -> None:
-        self.outbox.append(outcome)
-        memory = self.seat.memory_limit
-        if memory is not None and memory.is_exceeded():
-            self.feeder.retire(memory.why)
-        if self.feeder.is_waiting:
-            self.feeder.nudge()
-
     # --- hard time limits ------------------------------------------------------------------------
 
     def _limit(self, place: int, taken: Taken) -> Entry | None:
@@ -204,5 +177,5 @@ class ThreadsPool:
         self.record.end_in(place)
         executor = self.seat.executor(self.feeder, arm=lambda _: None, disarm=lambda: None)
         self._hand_over(executor.overdue(taken.row, taken.run, taken.began))
-        self.feeder.retire("because a task ran over its hard time limit", is_hung=True)
+        self.feeder.retire(OVERDUE, is_hung=True)
         self._leave()
