@@ -608,6 +608,8 @@ class _Command:
             say(f"not a program that can be run: {self.command[0]}")
             return 126
         try:
+            if self.signal is not None:  # it came while the command was being started
+                self._pass_on(self.signal)
             code = self.process.wait()
         finally:
             self.finished = True
@@ -617,13 +619,17 @@ class _Command:
         if self.finished:
             return  # the server is being stopped; that is not interrupted
         if self.process is not None:
-            if not (self.on_terminal and number in (signal.SIGINT, signal.SIGQUIT)):
-                self.process.send_signal(number)
+            self._pass_on(number)
         elif self.signal is None:
             self.signal = number
         else:
             self.finished = True
             raise SystemExit(128 + number)
+
+    def _pass_on(self, number: int) -> None:
+        assert self.process is not None
+        if not (self.on_terminal and number in (signal.SIGINT, signal.SIGQUIT)):
+            self.process.send_signal(number)
 
 
 def _is_foreground() -> bool:

@@ -24,7 +24,8 @@ TELL_AND_WAIT = "import os, sys; print(os.environ['DATABASE_URL'], flush=True); 
 TELL_SIGNALS = """
 import os, signal, sys, time
 def told(number, frame):
-    print(signal.Signals(number).name, flush=True)
+    # Not print(): the signal may come while one is at work, which another may not interrupt.
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")
     if number == signal.SIGTERM:
         sys.exit(3)
 signal.signal(signal.SIGINT, told)
