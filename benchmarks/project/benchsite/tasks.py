@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from django_taskq import task
 
@@ -9,11 +10,6 @@ from django_taskq import task
 @task
 def noop(number: int = 0) -> None:
     """Do nothing: what remains is the queue's own cost."""
-
-
-@task(atomic=True)
-def atomic_noop() -> None:
-    """Do nothing in a transaction that stores the result."""
 
 
 @task
@@ -37,3 +33,11 @@ def wait(seconds: float) -> None:
 async def async_wait(seconds: float) -> None:
     """Wait as for another server, as a coroutine."""
     await asyncio.sleep(seconds)
+
+
+# Old commits, which --against runs too, do not know the option.
+with suppress(TypeError):
+
+    @task(atomic=True)
+    def atomic_noop() -> None:
+        """Do nothing in a transaction that stores the result."""
