@@ -13,13 +13,11 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from django_taskq import db
+from django_taskq import clocks, db
 from django_taskq.control.databases import database_of
 from django_taskq.control.listing import moment, utc
 from django_taskq.transitions.claim import LANES
 
-# A worker beats every 5 s; others take its tasks after 30 s of silence.
-SILENT_AFTER = 30.0
 # Finished rows that a rate is worked out from; held and running rows that are counted; and rows of
 # each bad end, which lie far apart in the table.
 _RECENT, _COUNTED, _COUNTED_BADLY = 20_000, 10_000, 1_000
@@ -289,7 +287,7 @@ def health(
         if not any(worker.serves(name) for worker in living)
     ]
     if not living:
-        problems = [f"No worker{where} was heard of in the last {SILENT_AFTER:g} s."]
+        problems = [f"No worker{where} was heard of in the last {clocks.TTL:g} s."]
     waits = [
         (seconds, name)
         for name, seconds in oldest_due(alias)
@@ -373,7 +371,7 @@ def _worker(row: Any) -> WorkerLine:
         started_at=datetime.fromisoformat(started),
         last_seen_at=datetime.fromisoformat(seen),
         last_seen_seconds=seconds,
-        is_silent=seconds > SILENT_AFTER,
+        is_silent=seconds > clocks.TTL,
         is_orphan=is_orphan,
         claimed=0 if is_orphan else claimed,
     )

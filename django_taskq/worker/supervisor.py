@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import psycopg
 
-from django_taskq import conf, db, registry
+from django_taskq import clocks, conf, db, registry
 from django_taskq.events import worker_log
 from django_taskq.transitions import claim, operate, presence
 from django_taskq.worker import opening
@@ -32,9 +32,7 @@ from django_taskq.worker.solo import SoloNursery
 from django_taskq.worker.store import brief
 from django_taskq.worker.vitals import Vitals
 
-# Seconds between looks for work, and between beats.
-_TICK, _BEAT = 1.0, 5.0
-# The least time between looks, however many tasks become due; and when to look after a hint.
+# The least time between looks for work, however many tasks become due; when to look after a hint.
 _TICK_AGAIN, _TICK_AFTER_HINT = 0.02, 0.1
 # Between tries to reach a database that is away.
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
@@ -162,11 +160,11 @@ class Supervisor:
         if self.children.aftermath.settle(connection):
             self._tick_at = 0.0  # for others to take what was put back
         if now >= self._beat_at:
-            self._beat_at = now + _BEAT
+            self._beat_at = now + clocks.BEAT
             db.forget_plans(connection)
             self._beat(connection)
         if now >= self._tick_at:
-            self._tick_at = now + _TICK  # an error in it must not be repeated at once
+            self._tick_at = now + clocks.TICK  # an error in it must not be repeated at once
             self._tick(connection)
         if now >= self.pruner.next_at and not self._is_leaving:
             self.pruner.prune(connection)
@@ -274,8 +272,8 @@ class Supervisor:
         served = [tick for tick in lanes if self.choice.serves(tick.lane.queue_name)]
         is_due = any(tick.is_due for tick in served)
         # A task that becomes due before the next second begins is not kept waiting for that.
-        soon = min((tick.due_in for tick in served if tick.due_in is not None), default=_TICK)
-        self._tick_at = time.monotonic() + min(_TICK, max(soon, _TICK_AGAIN))
+        soon = min((tick.due_in for tick in served if tick.due_in is not None), default=clocks.TICK)
+        self._tick_at = time.monotonic() + min(clocks.TICK, max(soon, _TICK_AGAIN))
         if is_due:
             self._has_missed_work = not self.children.wake_one("w")
         if suspect_waits:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from django_taskq import clocks
 from django_taskq.worker.children import Children
 from django_taskq.worker.health import HealthServer
 from django_taskq.worker.notify import Notifier
 from django_taskq.worker.options import WorkerOptions
 
-# A loop that has not gone round for so long hangs; a database that has not answered for so long
-# (two beats, and a bit) is away. Seconds.
-_LOOP_HANGS, _DATABASE_IS_AWAY = 10.0, 12.0
+# A loop that has not gone round for so long hangs. A database that has not answered for two beats
+# is away; this is the bit that the answer may take.
+_LOOP_HANGS, _A_BIT = 10.0, 2.0
 
 
 class Vitals:
@@ -87,7 +88,8 @@ class Vitals:
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Say whether tasks that become due now are run."""
         age, up = _age(self._answered_at), self.children.up
-        is_ready = age is not None and age < _DATABASE_IS_AWAY and up > 0 and not self._is_leaving
+        answers = age is not None and age < 2 * clocks.BEAT + _A_BIT
+        is_ready = answers and up > 0 and not self._is_leaving
         return is_ready, {
             "database_seconds_ago": age,
             "processes_up": up,
