@@ -76,7 +76,7 @@ def test_who_is_in_time_is_left_alone_and_so_is_the_next() -> None:
     def work() -> object:
         interrupter = Interrupter(watchdog)
         for _ in range(300):
-            # As the executor does: who ends just when the time is up may hear of it while disarming.
+            # As the executor does: who ends just when the time is up may hear of it on disarming.
             with suppress(SoftTimeLimit):
                 interrupter.arm(0.001)
                 try:
