@@ -39,6 +39,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         del os.environ["DATABASE_URL"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless -m asks for it or a test is named."""
+    if "chaos" in config.option.markexpr or any("::" in argument for argument in config.args):
+        return
+    left_out = [item for item in items if item.get_closest_marker("chaos")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("chaos")]
+
+
 def pytest_report_header() -> str:
     return versions()
 
