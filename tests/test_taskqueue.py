@@ -267,9 +267,11 @@ def test_retry_takes_filters() -> None:
         ((), "Say what to retry"),
         (("--queue", "mail"), "Say what to retry"),
         (("0199", "--all-failed"), "either ids or filters"),
+        (("0199", "--dry-run"), "--dry-run is for filters"),
         (("--all-failed", "--status", "EXPIRED"), "contradict"),
         (("--status", "SUCCESSFUL"), "--force"),
         (("--status", "READY"), "not finished"),
+        (("--status", "READY", "--dry-run"), "not finished"),
     ],
 )
 def test_a_retry_that_makes_no_sense_is_refused(words: tuple[str, ...], message: str) -> None:
@@ -314,12 +316,19 @@ class _Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("answer", ["y", "n"])
+@pytest.mark.parametrize("answer", ["y", "n", "Ctrl+D", "Ctrl+C"])
 def test_cancel_asks_somebody_at_a_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     make_row(TaskStatus.READY)
     asked: list[str] = []
+
+    def ask(text: str) -> str:
+        asked.append(text)
+        if answer.startswith("Ctrl"):
+            raise EOFError if answer.endswith("D") else KeyboardInterrupt
+        return answer
+
     monkeypatch.setattr(sys, "stdin", _Terminal())
-    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
+    monkeypatch.setattr("builtins.input", ask)
 
     if answer == "y":
         assert "1 task(s) cancelled." in taskqueue("cancel", "--all")
@@ -327,8 +336,8 @@ def test_cancel_asks_somebody_at_a_terminal(monkeypatch: pytest.MonkeyPatch, ans
         assert "Nothing was changed" in refusal("cancel", "--all")
 
     assert asked == ["Cancel 1 task(s)? [y/N] "]
-    assert LiveTask.objects.exists() == (answer == "n")
-    taskqueue("cancel", "--all", "--no-input", code=0 if answer == "n" else 1)
+    assert LiveTask.objects.exists() == (answer != "y")
+    taskqueue("cancel", "--all", "--no-input", code=1 if answer == "y" else 0)
     assert len(asked) == 1
 
 
@@ -337,13 +346,16 @@ def test_cancel_asks_somebody_at_a_terminal(monkeypatch: pytest.MonkeyPatch, ans
     [
         ((), "Say what to cancel"),
         (("0199", "--all"), "either ids or filters"),
+        (("0199", "--dry-run"), "--dry-run is for filters"),
         (("--status", "FAILED"), "have finished"),
+        (("--status", "FAILED", "--dry-run"), "have finished"),
     ],
 )
 def test_a_cancellation_that_makes_no_sense_is_refused(
-    words: tuple[str, ...], message: str
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
 ) -> None:
-    assert message in refusal("cancel", *words, "--no-input")
+    monkeypatch.setattr(sys, "stdin", _Terminal())  # nobody is asked about what cannot be
+    assert message in refusal("cancel", *words)
 
 
 # --- prune ----------------------------------------------------------------------------------------
@@ -503,6 +515,7 @@ def test_doctor_is_an_exit_code() -> None:
     [
         (("stauts",), 'Did you mean "status"?'),
         (("list", "--quue", "mail"), 'Did you mean "--queue"?'),
+        (("--json", "status"), "Write --json behind the verb"),
         (("list", "--status", "FIALED"), 'Did you mean "FAILED"?'),
         (("list", "--since", "yesterday"), "is not a time"),
         (("list", "--since", "2026-13-01"), "is not a time"),

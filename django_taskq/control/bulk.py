@@ -92,9 +92,7 @@ def retry_all(
     is not a finished one, or SUCCESSFUL without `force`.
     """
     alias = database_of(database)
-    known = known_status(status)
-    if known not in FINISHED:
-        raise ControlError(f"{known} tasks have not finished: there is nothing to retry.")
+    known = to_retry(status)
     if known == TaskStatus.SUCCESSFUL and not force:
         raise ControlError("SUCCESSFUL tasks run a second time only with force.")
     changed = Changed()
@@ -132,14 +130,32 @@ def cancel_all(
     Raise ControlError for a finished status.
     """
     alias = database_of(database)
-    known = None if status is None else known_status(status)
-    if known in FINISHED:
-        raise ControlError(f"{known} tasks have finished: there is nothing to cancel.")
     changed = Changed()
-    for each in _UNFINISHED if known is None else (known,):
+    for each in to_cancel(status):
         for lines in every_line(alias, status=each, queue_name=queue_name, task=task, since=since):
             changed += _cancel_batch(alias, [line.id for line in lines], reason)
     return changed
+
+
+def to_retry(status: str) -> TaskStatus:
+    """Return the status of this name. Raise ControlError if it is not a finished one."""
+    known = known_status(status)
+    if known not in FINISHED:
+        raise ControlError(f"{known} tasks have not finished: there is nothing to retry.")
+    return known
+
+
+def to_cancel(status: str | None) -> tuple[TaskStatus, ...]:
+    """Return the statuses that this name stands for, None for all that are not finished.
+
+    Raise ControlError for a finished one.
+    """
+    if status is None:
+        return _UNFINISHED
+    known = known_status(status)
+    if known in FINISHED:
+        raise ControlError(f"{known} tasks have finished: there is nothing to cancel.")
+    return (known,)
 
 
 def prune(

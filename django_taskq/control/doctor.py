@@ -209,8 +209,8 @@ def _work(alias: str) -> Iterator[Finding]:
         if seconds > 5 and not any(worker.serves(name) for worker in living):
             yield error(
                 "no-worker",
-                f'Tasks in the queue "{name}" are due since {seconds:.0f} s, and no worker that '
-                "runs serves it.",
+                f'Tasks in the queue "{name}" have been due for {seconds:.0f} s, and no worker '
+                "that runs serves it.",
                 f"manage.py taskworker -Q {name}",
             )
     registry.discover()

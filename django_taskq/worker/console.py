@@ -151,12 +151,12 @@ class TaskLines:
                 return self.good, ""
             case Retrying():
                 limit = f"/{row.max_attempts}" if row.max_attempts else ""
-                after = f"retry {row.attempts + 1}{limit} in {outcome.delay:.3g} s"
+                after = f"retry {row.attempts + 1}{limit} in {_seconds(outcome.delay)}"
                 return self.bad, f"{_kind(outcome.error)} → {after}"
             case Failed():
                 return self.bad, _kind(outcome.error)
             case Snoozed():
-                return self.good, f"snoozed for {outcome.delay:.3g} s"
+                return self.good, f"snoozed for {_seconds(outcome.delay)}"
             case Cancelled():
                 return self.bad, "cancelled itself"
             case CancelledUnstarted():
@@ -169,6 +169,11 @@ class TaskLines:
                 return self.bad, "taken away before it could commit"
             case Parked():
                 return self.bad, "not known here: held until a worker knows it"
+
+
+def _seconds(delay: float) -> str:
+    """Write a wait: three digits of a short one, whole seconds of a long one."""
+    return f"{delay:.3g} s" if delay < 100 else f"{delay:,.0f} s"
 
 
 def _kind(error: str) -> str:

@@ -125,6 +125,14 @@ def test_a_line_says_what_became_of_the_task(
     assert said in line_of(kind, row, written)
 
 
+def test_a_long_wait_is_written_in_whole_seconds(written: pytest.LogCaptureFixture) -> None:
+    row = claimed(samples.give)
+
+    write(Snoozed(row.id, row.claim, 86_400.0), row)
+
+    assert "snoozed for 86,400 s" in written.records[0].getMessage()
+
+
 def test_only_a_final_failure_is_a_warning(written: pytest.LogCaptureFixture) -> None:
     levels = {}
     for kind in KINDS:

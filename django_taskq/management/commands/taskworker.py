@@ -27,13 +27,13 @@ from django_taskq.worker.solo import run_solo
 from django_taskq.worker.supervisor import Supervisor
 
 _EPILOG = """
-Each option can be set by an environment variable too: TASKWORKER_QUEUES,
+Most options can be set by an environment variable too: TASKWORKER_QUEUES,
 TASKWORKER_EXCLUDE_QUEUES, TASKWORKER_POOL, TASKWORKER_CONCURRENCY,
 TASKWORKER_SHUTDOWN_TIMEOUT, TASKWORKER_MAX_TASKS, TASKWORKER_MAX_TASKS_PER_CHILD,
 TASKWORKER_MAX_MEMORY_PER_CHILD, TASKWORKER_RELOAD, TASKWORKER_NO_PRELOAD,
 TASKWORKER_HEALTH_PORT.
 
-Exit codes: 0 stopped, 1 error, 75 the database is unavailable.
+Exit codes: 0 stopped, 1 error, 2 a wrong flag, 75 the database is unavailable.
 
 Examples
   manage.py taskworker

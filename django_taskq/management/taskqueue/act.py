@@ -6,8 +6,11 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
+from django.core.management.base import CommandError
+
 from django_taskq import control
 from django_taskq.control import Changed, ControlError, Skipped
+from django_taskq.control.bulk import to_cancel, to_retry
 from django_taskq.control.listing import every_line
 from django_taskq.management.taskqueue.answers import EXIT_ERROR, EXIT_OK, Answer, Verb
 from django_taskq.management.taskqueue.parsing import add_filters, filters, seconds, usage, whole
@@ -56,7 +59,7 @@ def _retry(options: dict[str, Any]) -> Answer:
     if options["all_failed"] and options["status"] not in (None, TaskStatus.FAILED):
         raise usage(f"--all-failed and --status {options['status']} contradict each other.")
     chosen = {**filters(options), "status": options["status"] or TaskStatus.FAILED.value}
-    if chosen["status"] == TaskStatus.SUCCESSFUL and not options["force"]:
+    if to_retry(chosen["status"]) == TaskStatus.SUCCESSFUL and not options["force"]:
         raise usage("SUCCESSFUL tasks run a second time only with --force.")
     if options["dry_run"]:
         return _would("retried", [chosen], options)
@@ -82,10 +85,10 @@ def _cancel(options: dict[str, Any]) -> Answer:
     chosen = filters(options)
     if not options["all"] and not any(chosen.values()):
         raise usage("Say what to cancel: ids, or --queue, --task, --status, --since, or --all.")
-    statuses = [chosen["status"]] if chosen["status"] else ["READY", "HELD", "RUNNING"]
+    each = [{**chosen, "status": status.value} for status in to_cancel(chosen["status"])]
     if options["dry_run"]:
-        return _would("cancelled", [{**chosen, "status": one} for one in statuses], options)
-    _ask(options, [{**chosen, "status": one} for one in statuses])
+        return _would("cancelled", each, options)
+    _ask(options, each)
     return _answer("cancelled", control.cancel_all(**chosen, **more, database=options["database"]))
 
 
@@ -93,9 +96,13 @@ def _ask(options: dict[str, Any], chosen: list[dict[str, Any]]) -> None:
     """Ask before many tasks end, if there is somebody to ask."""
     if options["no_input"] or options["json"] or not sys.stdin.isatty():
         return
-    answer = input(f"Cancel {_count(chosen, options):,} task(s)? [y/N] ")
+    try:
+        answer = input(f"Cancel {_count(chosen, options):,} task(s)? [y/N] ")
+    except (EOFError, KeyboardInterrupt):
+        sys.stdout.write("\n")
+        answer = ""
     if answer.strip().lower() not in {"y", "yes"}:
-        raise usage("Nothing was changed.")
+        raise CommandError("Nothing was changed.", returncode=EXIT_ERROR)
 
 
 # --- prune ----------------------------------------------------------------------------------------
@@ -124,8 +131,10 @@ def _prune(options: dict[str, Any]) -> Answer:
 
 
 def _refuse_filters(options: dict[str, Any], everything: str) -> None:
-    if options[everything] or any(filters(options).values()) or options["dry_run"]:
+    if options[everything] or any(filters(options).values()):
         raise usage("Give either ids or filters, not both.")
+    if options["dry_run"]:
+        raise usage("--dry-run is for filters: it says how many tasks they leave.")
 
 
 def _by_ids(verb: str, act: Any, options: dict[str, Any], **more: Any) -> Answer:
@@ -137,7 +146,7 @@ def _by_ids(verb: str, act: Any, options: dict[str, Any], **more: Any) -> Answer
         except TaskResultDoesNotExist:
             unknown.append(Skipped(id=text, why="there is no such task"))
         except ControlError as error:
-            unknown.append(Skipped(id=text, why=str(error)))
+            unknown.append(Skipped(id=text, why=str(error).removeprefix(f"{text!r} ")))
     changed = act(known, database=options["database"], **more)
     changed += Changed(skipped=unknown, skipped_count=len(unknown))
     return _answer(verb, changed, is_strict=True)

@@ -34,7 +34,10 @@ def explained(message: str, known: Iterable[str]) -> str:
     if found is None:
         return message
     word = (found[1] or found[2]).partition("=")[0]
-    return message + did_you_mean(word, known)
+    if word in (names := list(known)):
+        return f"{message}. Write {word} behind the verb that takes it."
+    near = did_you_mean(word, names)
+    return f"{message}.{near}" if near else message
 
 
 def usage(message: str) -> CommandError:
