@@ -2,6 +2,7 @@
 
 TaskqError
 ├── ArgumentsError (TypeError)        enqueue(): not JSON, or not what the function takes
+│   └── SignatureMismatch             recorded: the row's arguments are not what it takes now
 ├── PayloadTooLarge (ValueError)      enqueue(): the JSON is over PAYLOAD_LIMIT
 ├── CarrierError                      enqueue(): a carrier could not capture its context
 ├── UnknownTask (LookupError)         no task of this name is registered here
@@ -35,6 +36,10 @@ class TaskqError(Exception):
 
 class ArgumentsError(TaskqError, TypeError):
     """The arguments cannot be stored as JSON, or the task's function does not take them."""
+
+
+class SignatureMismatch(ArgumentsError):
+    """What a row holds is not what the task's function takes; it was not called, nor will be."""
 
 
 class PayloadTooLarge(TaskqError, ValueError):
@@ -121,7 +126,9 @@ class Cancel(TaskControl):
 
 def _seconds(what: str, delay: float | timedelta) -> float:
     if isinstance(delay, timedelta):
-        return max(0.0, delay.total_seconds())
+        delay = delay.total_seconds()
     if isinstance(delay, bool) or not isinstance(delay, int | float) or delay != delay:
         raise TypeError(f"{what}(delay=…) takes seconds or a timedelta, not {delay!r}.")
+    if delay > 1e9:
+        raise ValueError(f"{what}(delay={delay!r}) is more than 30 years.")
     return max(0.0, float(delay))

@@ -88,14 +88,23 @@ def dump_error(
 
     `hide` masks what is secret in the message and the traceback.
     """
-    message, traceback_text = _safely_str(error), _safe_traceback(error)
-    return error_record(
-        class_path=class_path(type(error)),
-        message=hide(message) if hide else message,
-        traceback_text=hide(traceback_text) if hide else traceback_text,
-        attempt=attempt,
-        worker=worker,
-    )
+    try:
+        message, traceback_text = _safely_str(error), _safe_traceback(error)
+        return error_record(
+            class_path=class_path(type(error)),
+            message=hide(message) if hide else message,
+            traceback_text=hide(traceback_text) if hide else traceback_text,
+            attempt=attempt,
+            worker=worker,
+        )
+    except BaseException as broken:  # names that are no text, a text that is a class of its own, …
+        return error_record(
+            class_path=class_path(Exception),
+            message=f"<the error cannot be shown: {type.__repr__(type(broken))} was raised>",
+            traceback_text="",
+            attempt=attempt,
+            worker=worker,
+        )
 
 
 def error_record(
@@ -104,9 +113,9 @@ def error_record(
     """Return an error record as JSON text that `jsonb` accepts."""
     return _encode(
         {
-            "exception_class_path": _storable(class_path)[:512],
-            "message": _storable(message)[:2048],
-            "traceback": _middle_cut(_storable(traceback_text)),
+            "exception_class_path": storable(class_path)[:512],
+            "message": storable(message)[:2048],
+            "traceback": _middle_cut(storable(traceback_text)),
             "attempt": attempt,
             "worker": worker,
         }
@@ -192,6 +201,11 @@ def is_storable(text: str) -> bool:
     return "\x00" not in text and _is_unicode(text)
 
 
+def storable(text: str) -> str:
+    """Replace what PostgreSQL cannot store, visibly."""
+    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -200,22 +214,17 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _storable(text: str) -> str:
-    """Replace what PostgreSQL cannot store, visibly."""
-    return text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
-
-
 def _safely_str(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:
+    except BaseException as broken:  # even SystemExit: it must not end the process here
         return f"<{type(error).__qualname__}; its __str__ raised {type(broken).__qualname__}>"
 
 
 def _safe_traceback(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception as broken:
+    except BaseException as broken:
         frames = "".join(traceback.format_tb(error.__traceback__))
         return (
             f"Traceback (most recent call last):\n{frames}{class_path(type(error))} "

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,6 +16,7 @@ from urllib.parse import quote, urlencode
 from django.db import transaction
 
 from django_taskq import Cancel, Retry, Snooze, TaskContext, task
+from tests.support import nasty
 
 # The longest that a sample task waits for a test to let it go.
 PATIENCE = 30.0
@@ -127,6 +130,41 @@ def unstorable() -> object:
 def fail(message: str = "it did not work") -> None:
     """Raise a ValueError."""
     raise ValueError(message)
+
+
+_given: list[Any] = []
+
+
+@contextmanager
+def giving(values: Sequence[Any]) -> Iterator[None]:
+    """Let tasks of this process use values that no row can hold, by their place."""
+    _given[:] = values
+    yield
+    _given.clear()
+
+
+@task
+def give_back(place: int) -> Any:
+    """Return one of them."""
+    return _given[place]
+
+
+@task(takes_context=True)
+def report_as(context: TaskContext, place: int) -> None:
+    """Report one of them as progress."""
+    context.progress(*_given[place])
+
+
+@task
+def resize(photo_id: int, *, width: int, colour: str = "any") -> int:
+    """Have a signature."""
+    return photo_id * width
+
+
+@task(redact=["secret"], max_attempts=2, backoff=0)
+def raise_nasty(kind: str, secret: str = "") -> None:
+    """Raise an error that does harm to whoever looks at it."""
+    nasty.RAISERS[kind]()
 
 
 @task(max_attempts=3, backoff=0, retry_on=(ConnectionError, OSError), give_up_on=FileNotFoundError)

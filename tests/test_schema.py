@@ -68,6 +68,9 @@ RUNNING: dict[str, Any] = {
         ({"attempts": -1}, "django_taskq_live_counts"),
         ({"crashes": -1}, "django_taskq_live_counts"),
         ({"max_attempts": 0}, "django_taskq_live_counts"),
+        ({"attempts": 32_767}, "django_taskq_live_room"),
+        ({"crashes": 32_767}, "django_taskq_live_room"),
+        ({"errors": "{}"}, "django_taskq_live_errors"),
     ],
 )
 def test_postgresql_refuses_nonsense_in_a_live_row(

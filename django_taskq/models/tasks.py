@@ -6,12 +6,18 @@ are the database's. Every index of LiveTask costs on each claim: none is there f
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from django.db import models
 from django.db.models import Q
+from django.db.models.lookups import Exact
 from django.utils.translation import gettext_lazy as _
 
 from django_taskq.models.fields import ClockTimestamp, NewId, VerbatimJSONField
 from django_taskq.statuses import FINISHED, UNFINISHED, TaskStatus
+
+# What Python can read.
+_TIMES = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 class TaskRow(models.Model):
@@ -108,6 +114,26 @@ class LiveTask(TaskRow):
                 name="django_taskq_live_counts",
                 condition=Q(attempts__gte=0, crashes__gte=0)
                 & (Q(max_attempts__isnull=True) | Q(max_attempts__gte=1)),
+            ),
+            # A claim can count one up, and so can a crash.
+            models.CheckConstraint(
+                name="django_taskq_live_room",
+                condition=(Q(status=TaskStatus.RUNNING.value) | Q(attempts__lt=32_767))
+                & Q(crashes__lt=32_767),
+            ),
+            # Python can read them: PostgreSQL's -infinity, and years BC, it cannot.
+            models.CheckConstraint(
+                name="django_taskq_live_times",
+                condition=Q(run_after__range=_TIMES, enqueued_at__range=_TIMES)
+                & (Q(expires_at__isnull=True) | Q(expires_at__range=_TIMES)),
+            ),
+            # An error can be appended.
+            models.CheckConstraint(
+                name="django_taskq_live_errors",
+                condition=Exact(
+                    models.Func("errors", function="jsonb_typeof", output_field=models.TextField()),
+                    "array",
+                ),
             ),
         ]
         indexes = [

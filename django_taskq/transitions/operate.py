@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from django_taskq.db import Connection, user_cursor
 
+# More characters than the name of a task may have.
+_LONGEST_NAME = 200
+
 CANCEL_WAITING = """
 /* django_taskq:cancel_waiting */
 WITH gone AS (
@@ -189,5 +192,8 @@ def resume_known(connection: Connection, names: Sequence[str]) -> int:
 
 
 def held_for_unknown(name: str) -> str:
-    """Return what `held_for` says of a task with an unknown name."""
-    return f"unknown:{name}"
+    """Return what `held_for` says of a task with an unknown name.
+
+    It is indexed. A name that is longer than any task's can never be known, and is cut.
+    """
+    return f"unknown:{name[:_LONGEST_NAME]}"

@@ -17,7 +17,7 @@ from django_taskq.events import worker_log
 from django_taskq.transitions import presence
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.fork import Nursery, NurseryDied
-from django_taskq.worker.nursery import EXIT_NOT_LOADED, kill_group
+from django_taskq.worker.nursery import EXIT_NOT_LOADED, kill_group, kill_rest
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Record, SharedMemory
 from django_taskq.worker.solo import SoloNursery
@@ -217,6 +217,8 @@ class Children:
         self.budget.put_back(len(held.unstarted))
         if not death.is_clean:
             death.log()
+            if self.solo is None and slot.pid:
+                kill_rest(slot.pid)  # it must not go on beside the task's next run
         self.aftermath.add(death)
         self._has_come_up = self._has_come_up or any(s.record.is_ready for s in self.slots)
         self.cannot_load = status == EXIT_NOT_LOADED and not self._has_come_up

@@ -6,12 +6,13 @@ import asyncio
 import contextvars
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from types import TracebackType
 from typing import Any
 
@@ -19,11 +20,13 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import DEFAULT_DB_ALIAS
 
 from django_taskq.carried import carrying, decode
-from django_taskq.events import is_heard
+from django_taskq.events import is_heard, one_line, task_log
 from django_taskq.exceptions import (
+    ArgumentsError,
     Cancel,
     HardTimeLimit,
     Retry,
+    SignatureMismatch,
     Snooze,
     SoftTimeLimit,
     TaskCancelled,
@@ -45,16 +48,26 @@ from django_taskq.outcomes import (
 )
 from django_taskq.redact import Hide, RedactedError, hider
 from django_taskq.results import TaskResult, decode_errors
-from django_taskq.retries import backoff_from_json, next_delay, should_retry
-from django_taskq.serialization import class_path, dump_error, dump_value, error_record
+from django_taskq.retries import backoff_from_json, check_backoff, next_delay, should_retry
+from django_taskq.serialization import (
+    class_path,
+    dump_error,
+    dump_value,
+    error_record,
+    storable,
+)
 from django_taskq.statuses import TaskStatus
 from django_taskq.task import Task, TaskContext, find, rebuilt
+from django_taskq.task_options import in_seconds
 from django_taskq.tasks_api import TaskResultStatus, task_finished, task_started
 from django_taskq.transitions.claim import Claimed
 from django_taskq.transitions.operate import held_for_unknown
 from django_taskq.worker.atomic import ASKED_TO_END, AtomicRunner, Body, Report
 
 _loads = json.loads
+
+# Of what a task says about its progress so many characters are kept.
+_MAX_MESSAGE = 2048
 
 
 @dataclass(slots=True)
@@ -70,6 +83,8 @@ class Run:
     store_result: bool
     atomic: bool
     backoff: Any
+    # Why it cannot be run: a row that was made by SQL may hold anything.
+    problem: str = ""
 
 
 class Executor:
@@ -163,7 +178,7 @@ class Executor:
         except BaseException as error:
             outcome = self._decide(row, run, error, began)
             if self._failure_heard and isinstance(outcome, Failed | Cancelled):
-                self._send_failure(row, run, outcome.error)
+                self._tell_of_failure(row, run, outcome.error)
             return outcome
 
     async def execute_async(self, row: Claimed, run: Run, began: float) -> Outcome:
@@ -193,7 +208,7 @@ class Executor:
         except BaseException as error:
             outcome = self._decide(row, run, error, began)
             if self._failure_heard and isinstance(outcome, Failed | Cancelled):
-                await sync_to_async(self._send_failure)(row, run, outcome.error)
+                await sync_to_async(self._tell_of_failure)(row, run, outcome.error)
             return outcome
 
     def overdue(self, row: Claimed, run: Run, began: float) -> Outcome:
@@ -223,8 +238,15 @@ class Executor:
     def _arguments(
         self, row: Claimed, run: Run, report: Report | None = None
     ) -> tuple[Sequence[Any], dict[str, Any]]:
-        args = _loads(row.args) if row.args != "[]" else ()
-        kwargs = _loads(row.kwargs) if row.kwargs != "{}" else {}
+        if run.problem:
+            raise SignatureMismatch(run.problem)
+        try:
+            args = _loads(row.args) if row.args != "[]" else ()
+            kwargs = _loads(row.kwargs) if row.kwargs != "{}" else {}
+        except (ValueError, RecursionError) as error:  # too many digits, nested too deeply
+            raise SignatureMismatch(f"The row's arguments cannot be read: {error}.") from None
+        if (args and type(args) is not list) or (kwargs and type(kwargs) is not dict):
+            raise SignatureMismatch("The row's args are no JSON list, or its kwargs no object.")
         if run.takes_context:
             args = (self._task_context(row, run, report), *args)
         return args, kwargs
@@ -255,8 +277,18 @@ class Executor:
             raise UnstorableResult(str(error)) from None
 
     def _decide(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
-        """Turn what a task raised into what becomes of it."""
+        """Turn what a task raised into what becomes of it; never raise, whatever that does."""
+        try:
+            return self._decide_on(row, run, error, began)
+        except BaseException as broken:
+            hide = hider(run.task, row.args, row.kwargs)
+            record = dump_error(broken, attempt=row.attempts, worker=self.worker_id, hide=hide)
+            return Failed(row.id, row.claim, record, began, time.monotonic())
+
+    def _decide_on(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
         ended = time.monotonic()
+        if isinstance(error, TypeError):
+            error = _mismatch(row, run, error) or error
         if isinstance(error, Snooze) and self.is_cancelled(row.id):
             error = Cancel(ASKED_TO_END)
         if run.task.at_most_once and isinstance(error, Retry | Snooze):
@@ -266,13 +298,14 @@ class Executor:
         hide = hider(run.task, row.args, row.kwargs)
         if isinstance(error, Cancel):
             reason = error.reason or "The task cancelled itself."
-            shown = hide(reason) if hide else reason
+            shown = hide(str(reason)) if hide else str(reason)
             return Cancelled(row.id, row.claim, self._cancelled(row, shown), began, ended)
-        error.__traceback__ = _without_our_frames(error.__traceback__)
+        # By the base class: an exception may be a frozen dataclass, which refuses what is set.
+        BaseException.with_traceback(error, _without_our_frames(error.__traceback__))
         try:
             delay = retry_delay(run, row.attempts, row.max_attempts, error)
-        except Exception as broken:  # a backoff function of the project's; it ends the task
-            broken.__context__ = error
+        except BaseException as broken:  # a backoff function of the project's; it ends the task
+            BaseException.__setattr__(broken, "__context__", error)
             error, delay = broken, None
         if delay is not None and self.is_cancelled(row.id):
             reason = f"{ASKED_TO_END} The attempt had failed with {type(error).__qualname__}."
@@ -296,10 +329,23 @@ class Executor:
         pass_on = report or partial(self.report, row)
         return TaskContext(
             task_result=self._result(row, run, TaskStatus.RUNNING),
-            report=lambda progress: pass_on(_redacted(progress, hide)),
+            report=lambda progress: pass_on(_reportable(progress, hide)),
             stopping=self.is_stopping,
             cancelled=partial(self.is_cancelled, row.id),
         )
+
+    def _tell_of_failure(self, row: Claimed, run: Run, error: str) -> None:
+        try:
+            self._send_failure(row, run, error)
+        # A row made by SQL, with a time that Python cannot hold; an error that raises when it is
+        # logged. What the task came to is known by now, and must be stored.
+        except BaseException as broken:
+            task_log.error(
+                "Those who listen could not be told that task %s (%s) has failed: %s.",
+                row.id,
+                one_line(row.task),
+                type(broken).__qualname__,
+            )
 
     def _send_failure(self, row: Claimed, run: Run, error: str) -> None:
         """Send task_finished; Django's receiver logs the error that is being handled."""
@@ -376,11 +422,16 @@ def overdue_error(run: Run) -> HardTimeLimit:
     return HardTimeLimit(f"The task was killed after its timeout of {run.timeout:g} s.")
 
 
-def _redacted(progress: dict[str, Any], hide: Callable[[], Hide | None]) -> dict[str, Any]:
-    message = progress["message"]
+def _reportable(progress: dict[str, Any], hide: Callable[[], Hide | None]) -> dict[str, Any]:
+    """Return progress as it can be stored. Raise ArgumentsError if that is not possible."""
+    for name in ("done", "total"):
+        value = progress[name]
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ArgumentsError(f"progress({name}={value!r}) takes a finite number.")
+    message = str(progress["message"])
     if message and (masked := hide()) is not None:
-        return {**progress, "message": masked(str(message))}
-    return progress
+        message = masked(message)
+    return {**progress, "message": storable(message)[:_MAX_MESSAGE]}
 
 
 def retry_delay(
@@ -393,7 +444,7 @@ def retry_delay(
             return None
         if error.delay is not None:
             return error.delay
-    elif isinstance(error, UnstorableResult) or not should_retry(
+    elif isinstance(error, UnstorableResult | SignatureMismatch) or not should_retry(
         error,
         attempt=attempt,
         max_attempts=limit,
@@ -413,6 +464,26 @@ def _refused_restart(wish: Retry | Snooze) -> TaskFailed:
     refusal.__cause__ = wish
     refusal.__traceback__ = wish.__traceback__
     return refusal
+
+
+def _mismatch(row: Claimed, run: Run, error: TypeError) -> SignatureMismatch | None:
+    """Return the error of a call that the function cannot have taken; None if it could."""
+    if isinstance(error, SignatureMismatch):
+        return None
+    try:
+        shape = signature(run.task.func)
+    except (TypeError, ValueError):  # a function in C that does not say
+        return None
+    context = (None,) if run.takes_context else ()
+    try:
+        shape.bind(*context, *_loads(row.args), **_loads(row.kwargs))
+    except TypeError as mismatch:
+        shown = shape.replace(parameters=list(shape.parameters.values())[len(context) :])
+        return SignatureMismatch(
+            f"{mismatch}. The task is {run.task.name}{shown} here; its row was written by other "
+            "code, or by hand. It was not called, and is not tried again."
+        )
+    return None
 
 
 # Where frames between the worker and the task come from.
@@ -452,11 +523,22 @@ def _run_of(task: Task[..., Any]) -> Run:
 
 
 def _with_options(run: Run, text: str) -> Run:
-    options = _loads(text)
-    return replace(
-        run,
-        timeout=options.get("timeout", run.timeout),
-        soft_timeout=options.get("soft_timeout", run.soft_timeout),
-        store_result=options.get("store_result", run.store_result),
-        backoff=backoff_from_json(options["backoff"]) if "backoff" in options else run.backoff,
-    )
+    """Return how to run a row with options; one made by SQL may hold what they cannot be."""
+    try:
+        options = _loads(text)
+        limits = {
+            name: in_seconds(name, options[name]) if options[name] is not None else None
+            for name in ("timeout", "soft_timeout")
+            if name in options
+        }
+        return replace(
+            run,
+            timeout=limits.get("timeout", run.timeout),
+            soft_timeout=limits.get("soft_timeout", run.soft_timeout),
+            store_result=bool(options.get("store_result", run.store_result)),
+            backoff=check_backoff(backoff_from_json(options["backoff"]))
+            if "backoff" in options
+            else run.backoff,
+        )
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        return replace(run, problem=f"The row's options cannot be read: {error}.")

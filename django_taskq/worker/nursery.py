@@ -7,6 +7,7 @@ once, then `started` and `died`; it is told `fork`. When the socket ends, so doe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -23,6 +24,8 @@ from typing import Any
 # what the settings module says.
 DATABASE_NAMES = "DJANGO_TASKQ_DATABASE_NAMES"
 
+# Whether the kernel kills a process with its parent; elsewhere the end of a pipe tells it.
+KERNEL_KILLS = sys.platform == "linux"
 
 # The exit code of a child that could not load the project (it was not preloaded).
 EXIT_NOT_LOADED = 78
@@ -79,8 +82,8 @@ def leave_stopping_to_the_supervisor() -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed when its parent dies (Linux; elsewhere see `lifeline`)."""
-    if sys.platform == "linux":
+    """Have this process killed when its parent dies (Linux; elsewhere see `_end_with`)."""
+    if KERNEL_KILLS:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:
@@ -100,7 +103,7 @@ class _Nursery:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         self.wake_write = wake_write
-        # Children hold the read end: where there is no PDEATHSIG, its end of file ends them.
+        # Children hold the read end: where the kernel does not kill them, its end of file does.
         self.lifeline = os.pipe()
         self.buffer = b""
 
@@ -150,8 +153,10 @@ class _Nursery:
             self.wake_read.close()
             self.wake_write.close()
             os.close(self.lifeline[1])
-            if sys.platform != "linux":
-                threading.Thread(target=_end_with, args=[self.lifeline[0]], daemon=True).start()
+            if not KERNEL_KILLS:
+                # The orders come from the supervisor: a nursery that is suspended is no guardian.
+                pipes = [self.lifeline[0], order["orders"]]
+                threading.Thread(target=_end_with, args=pipes, daemon=True).start()
             if not self.is_loaded:
                 _load_in_child()
             from django_taskq.worker.child import run_child
@@ -182,8 +187,14 @@ def kill_group(pid: int) -> None:
     for kill in (os.killpg, os.kill):  # the group may not exist yet in a child just forked
         try:
             kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of the dead
             continue
+
+
+def kill_rest(pid: int) -> None:
+    """Kill what the task of a child has started that has died; the number itself may be reused."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _load_in_child() -> None:
@@ -196,9 +207,13 @@ def _load_in_child() -> None:
         os._exit(EXIT_NOT_LOADED)
 
 
-def _end_with(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os._exit(1)
+def _end_with(*pipes: int) -> None:
+    """End this child, and what its task has started, when one of these pipes has no writer left."""
+    poll = select.poll()
+    for pipe in pipes:
+        poll.register(pipe, 0)  # no data, the hang-up alone
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _say(supervisor: socket.socket, **message: Any) -> None:

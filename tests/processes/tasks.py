@@ -25,6 +25,7 @@ from django.utils import timezone, translation
 from django_taskq import Cancel, Retry, Snooze, TaskContext, task
 from django_taskq.db import UserConnections
 from django_taskq.exceptions import SoftTimeLimit
+from tests.support import nasty
 
 # The longest that a task waits for its gate: a test that fails leaves nothing behind for long.
 PATIENCE = 60.0
@@ -145,6 +146,18 @@ def cancel_itself(reason: str) -> None:
 def raise_as(kind: str) -> None:
     """Raise what is no Exception: it must not end the process."""
     raise {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[kind]("by the task")
+
+
+@task
+def raise_nasty(kind: str) -> None:
+    """Raise an error that does harm to whoever looks at it."""
+    nasty.RAISERS[kind]()
+
+
+@task
+async def raise_nasty_async(kind: str) -> None:
+    """Do so as a coroutine."""
+    nasty.RAISERS[kind]()
 
 
 @task

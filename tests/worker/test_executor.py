@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from django_taskq.exceptions import TaskCancelled, TaskExpired, TaskFailed, UnstorableResult
+from django_taskq.exceptions import (
+    SignatureMismatch,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    UnstorableResult,
+)
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
@@ -141,11 +147,24 @@ def test_a_traceback_begins_in_the_task_and_not_in_the_worker(executor: Watched)
     assert "executor.py" not in traceback
 
 
-def test_arguments_that_the_function_does_not_take_fail_the_task(executor: Watched) -> None:
-    outcome = executor.run(claimed(samples.give, 1, 2, 3))
+@pytest.mark.parametrize("of", [samples.give, samples.give_async], ids=["def", "async-def"])
+def test_arguments_that_the_function_does_not_take_fail_the_task_for_good(
+    executor: Watched, of: Any
+) -> None:
+    outcome = executor.run(claimed(of, 1, 2, 3, max_attempts=5))
 
     assert isinstance(outcome, Failed)
-    assert record_of(outcome)["exception_class_path"] == "builtins.TypeError"
+    assert record_of(outcome)["exception_class_path"] == class_path(SignatureMismatch)
+    assert "too many positional arguments" in record_of(outcome)["message"]
+
+
+def test_a_row_with_options_that_cannot_be_read_fails_and_leaves_the_worker_alone(
+    executor: Watched,
+) -> None:
+    for options in ("[]", '{"timeout": "soon"}', '{"backoff": {}}', "[" * 2000 + "]" * 2000):
+        outcome = executor.run(claimed(samples.give, 1, options=options))
+        assert isinstance(outcome, Failed)
+        assert "options cannot be read" in record_of(outcome)["message"]
 
 
 def test_an_error_that_cannot_say_what_it_is_is_recorded_all_the_same(executor: Watched) -> None:
