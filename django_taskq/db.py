@@ -9,6 +9,7 @@ transaction mode stands between (`DJANGO_TASKQ["POOLED"]`), it is a PooledConnec
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import threading
 import time
@@ -23,6 +24,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
 
 from django_taskq import conf
+from django_taskq.deadline import WorkerConnection
 from django_taskq.pooled import PooledConnection
 
 if TYPE_CHECKING:
@@ -57,6 +59,10 @@ _SESSION = {
     "jit": "off",
 }
 
+# Seconds for each try to reach a server, unless the project says otherwise (whoever waits for one
+# that is gone obeys no signal meanwhile), and for each answer.
+_CONNECT_TIMEOUT, _ANSWER_WITHIN = 5, 45.0
+
 # Types that worker connections leave as text: they are decoded where they are needed, if at all.
 _AS_TEXT = ("uuid", "json", "jsonb", "timestamptz")
 
@@ -72,17 +78,23 @@ def user_connection(alias: str) -> BaseDatabaseWrapper:
     return connection
 
 
-def worker_connection(alias: str, *, name: str) -> Connection:
+def worker_connection(
+    alias: str, *, name: str, answer_within: float = _ANSWER_WITHIN
+) -> Connection:
     """Open a connection of our own, with Django's parameters asked anew (passwords may rotate).
 
-    Raise ImproperlyConfigured where a pooler does not let our settings through.
+    It raises NoAnswer and is closed when an answer takes longer than `answer_within` seconds; by
+    default that is longer than a statement may take. Raise ImproperlyConfigured where a pooler does
+    not let our settings through.
     """
     parameters = _parameters(alias)
+    if not os.environ.get("PGCONNECT_TIMEOUT"):
+        parameters.setdefault("connect_timeout", _CONNECT_TIMEOUT)
     parameters["application_name"] = name[:63]
     role = user_connection(alias).settings_dict["OPTIONS"].get("assume_role")
     try:
         connect = _pooled if conf.get().pooled else _direct
-        connection = connect(parameters, role)
+        connection = connect(parameters, role, answer_within)
     except psycopg.OperationalError as error:
         if "unsupported startup parameter" in str(error):
             raise ImproperlyConfigured(_refusal(alias)) from error
@@ -102,7 +114,7 @@ def listening_connection(alias: str, dsn: str, *, connect_timeout: int) -> Conne
         usual.pop(where, None)
     parameters = {**usual, "connect_timeout": connect_timeout, **conninfo_to_dict(dsn)}
     parameters["application_name"] = "taskworker listener"
-    return cast(Connection, psycopg.connect(**parameters, autocommit=True))
+    return cast(Connection, WorkerConnection.connect(**parameters, autocommit=True))
 
 
 def _parameters(alias: str) -> dict[str, Any]:
@@ -113,13 +125,14 @@ def _parameters(alias: str) -> dict[str, Any]:
     return parameters
 
 
-def _direct(parameters: dict[str, Any], role: str | None) -> psycopg.Connection[Any]:
+def _direct(parameters: dict[str, Any], role: str | None, answer_within: float) -> WorkerConnection:
     """Connect to PostgreSQL itself: what is set at the start stays set."""
     options = " ".join(f"-c {key}={_escape(value)}" for key, value in _SESSION.items())
     options = f"{parameters.get('options') or ''} {options}".strip()
-    connection = psycopg.connect(
+    connection = WorkerConnection.connect(
         **{**parameters, "options": options}, autocommit=True, prepare_threshold=2
     )
+    connection.answer_within = answer_within
     # PgBouncer can be told to accept startup options and to drop them. Without ours, texts of
     # timestamps come in any zone and prepared statements meet those of others.
     row = connection.execute("SELECT current_setting('plan_cache_mode')").fetchone()
@@ -131,9 +144,10 @@ def _direct(parameters: dict[str, Any], role: str | None) -> psycopg.Connection[
     return connection
 
 
-def _pooled(parameters: dict[str, Any], role: str | None) -> psycopg.Connection[Any]:
+def _pooled(parameters: dict[str, Any], role: str | None, answer_within: float) -> WorkerConnection:
     """Connect to a pooler: no startup options, no prepared statements, settings by transaction."""
     connection = PooledConnection.connect(**parameters, autocommit=True, prepare_threshold=None)
+    connection.answer_within = answer_within
     # READ COMMITTED is asked for by BEGIN: set_config() would come after the first snapshot.
     settings = {name: value for name, value in _SESSION.items() if name != _ISOLATION}
     connection.each_transaction({**settings, "role": role} if role else settings)

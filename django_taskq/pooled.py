@@ -15,8 +15,10 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from django_taskq.deadline import WorkerConnection
 
-class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
+
+class PooledConnection(WorkerConnection):
     """Wrap whatever is sent in a READ COMMITTED transaction with settings of its own.
 
     Settings by startup option are refused by a pooler, those of SET stay with a server process that

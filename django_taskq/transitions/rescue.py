@@ -149,6 +149,129 @@ def rescue(
     return moved
 
 
+# From one process that holds tasks to the next, by one descent each, however many it holds.
+FIND_ORPHANED = """
+/* django_taskq:find_orphaned */
+WITH RECURSIVE holder AS (
+  (SELECT worker_id FROM django_taskq_livetask
+   WHERE worker_id IS NOT NULL ORDER BY worker_id LIMIT 1)
+  UNION ALL
+  SELECT next.worker_id FROM holder CROSS JOIN LATERAL (
+    SELECT t.worker_id FROM django_taskq_livetask AS t
+    WHERE t.worker_id > holder.worker_id ORDER BY t.worker_id LIMIT 1) AS next
+)
+SELECT holder.worker_id FROM holder
+WHERE NOT EXISTS (SELECT FROM django_taskq_worker AS w WHERE w.id = holder.worker_id)
+"""
+
+
+def find_orphaned(connection: Connection) -> list[str]:
+    """Return the ids under which tasks run although no such process is listed."""
+    return [row[0] for row in connection.execute(FIND_ORPHANED, prepare=True).fetchall()]
+
+
+# The most tasks of a lost process that one statement moves.
+SWEEP_MOST = 1000
+
+# The arrows of a sweep. The process and all who knew what it had started are gone: whatever it held
+# may have been started, and may be to blame. Only names that this process knows are moved: code
+# says which tasks are started at most once. Whoever holds a lock on a row ends the task just now.
+CONDEMN_ORPHANS = f"""
+/* django_taskq:condemn_orphans */
+WITH lost AS MATERIALIZED (
+  SELECT t.id, t.claim FROM django_taskq_livetask AS t
+  WHERE t.worker_id = %(worker)s::uuid
+    AND t.task = ANY (%(known)s::text[])
+    AND (t.crashes + 1 >= %(limit)s OR t.task = ANY (%(once)s::text[]))
+    AND NOT t.has_successors
+    AND NOT EXISTS (SELECT FROM django_taskq_worker AS w WHERE w.id = t.worker_id)
+  ORDER BY t.id LIMIT {SWEEP_MOST}
+  FOR NO KEY UPDATE OF t SKIP LOCKED
+),
+gone AS (
+  DELETE FROM django_taskq_livetask AS t USING lost
+  WHERE t.id = lost.id AND t.claim = lost.claim
+  RETURNING t.*, t.task = ANY (%(once)s::text[]) AS is_once
+)
+INSERT INTO django_taskq_finishedtask (
+  id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+  crashes, claim, worker_id, errors, progress, options, headers, status, started_at,
+  finished_at)
+SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at,
+  attempts - (NOT is_once)::int, max_attempts, crashes + 1, claim, worker_id,
+  CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
+    || (CASE WHEN is_once THEN %(once_error)s::jsonb ELSE %(error)s::jsonb END
+        || jsonb_build_object('started_at', started_at, 'finished_at', statement_timestamp())),
+  progress, options, headers, 'FAILED', started_at, statement_timestamp()
+FROM gone
+ON CONFLICT (id) DO NOTHING
+RETURNING id
+"""
+
+RESCUE_ORPHANS = f"""
+/* django_taskq:rescue_orphans */
+WITH lost AS MATERIALIZED (
+  SELECT t.id, t.claim FROM django_taskq_livetask AS t
+  WHERE t.worker_id = %(worker)s::uuid
+    AND t.task = ANY (%(known)s::text[])
+    AND t.task <> ALL (%(once)s::text[])
+    AND (t.crashes + 1 < %(limit)s OR t.has_successors)
+    AND NOT EXISTS (SELECT FROM django_taskq_worker AS w WHERE w.id = t.worker_id)
+  ORDER BY t.id LIMIT {SWEEP_MOST}
+  FOR NO KEY UPDATE OF t SKIP LOCKED
+)
+UPDATE django_taskq_livetask AS t
+SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL, progress = NULL,
+    attempts = t.attempts - 1, crashes = t.crashes + 1,
+    errors = CASE WHEN jsonb_array_length(t.errors) < 20 THEN t.errors ELSE t.errors - 1 END
+      || (%(error)s::jsonb || jsonb_build_object(
+           'started_at', t.started_at, 'finished_at', statement_timestamp()))
+FROM lost
+WHERE t.id = lost.id AND t.claim = lost.claim
+RETURNING t.id
+"""
+
+
+class Swept(NamedTuple):
+    """The ids of the tasks that a sweep has moved."""
+
+    rescued: list[str]
+    failed: list[str]
+
+    @property
+    def may_be_more(self) -> bool:
+        """Say whether a statement has moved as many as it may."""
+        return max(map(len, self)) >= SWEEP_MOST
+
+
+def sweep(
+    connection: Connection,
+    worker_id: str,
+    *,
+    known: Sequence[str],
+    once: Sequence[str],
+    error: str,
+    once_error: str,
+) -> Swept:
+    """Take back what a process holds that is not listed any more.
+
+    `known` are the names of tasks that may be moved, `once` those of them that are started at most
+    once; the errors are the records of the crash, as JSON text. At most 1,000 go either way.
+    """
+    parameters = {
+        "worker": worker_id,
+        "known": quoted_array(list(known)),
+        "once": quoted_array(list(once)),
+        "limit": MAX_CRASHES,
+        "error": error,
+    }
+    failed = connection.execute(CONDEMN_ORPHANS, {**parameters, "once_error": once_error})
+    rescued = connection.execute(RESCUE_ORPHANS, parameters)
+    return Swept(
+        rescued=[row[0] for row in rescued.fetchall()], failed=[row[0] for row in failed.fetchall()]
+    )
+
+
 READ_RUNNING = """
 /* django_taskq:read_running */
 SELECT task, claim, attempts, max_attempts, options,

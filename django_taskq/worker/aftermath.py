@@ -81,6 +81,11 @@ class Aftermath:
         """Say whether something is left to settle."""
         return bool(self._relieved or self._deaths)
 
+    @property
+    def worker_ids(self) -> list[str]:
+        """Return the ids of the dead that are still to be settled."""
+        return [death.worker_id for death in self._deaths]
+
     def give_back(self, worker_id: str, held: Holdings) -> None:
         """Have the unstarted tasks of a living child given back."""
         self._relieved.append((worker_id, held))
@@ -116,7 +121,7 @@ class Aftermath:
         blamed = held.running if is_accident else ()
         for task_id in blamed:
             self._name_blamed(connection, death, task_id)
-        error = _crash(death, f"The process that ran the task {death.reason}.")
+        error = crash_record(death.worker_id, f"The process that ran the task {death.reason}.")
         rescue.rescue(
             connection, death.worker_id, running=blamed, error=error, once=_once_of(death)
         )
@@ -167,20 +172,23 @@ def _once_of(death: Death) -> rescue.Once | None:
     return rescue.Once(
         names=sorted(names),
         running=death.held.running,
-        error=_crash(death, f"The process that ran the task {death.reason}{when}. {why}"),
-        unsent=_crash(
-            death,
+        error=crash_record(
+            death.worker_id, f"The process that ran the task {death.reason}{when}. {why}"
+        ),
+        unsent=crash_record(
+            death.worker_id,
             f"The process {death.reason}{when} after it had run the task, before its outcome was "
             f"stored. The task may have succeeded. {why}",
         ),
     )
 
 
-def _crash(death: Death, message: str) -> str:
+def crash_record(worker_id: str, message: str) -> str:
+    """Return the record of a crash, as JSON text."""
     return error_record(
         class_path=class_path(TaskCrashed),
         message=message,
         traceback_text="",
         attempt=0,
-        worker=death.worker_id,
+        worker=worker_id,
     )

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from uuid import uuid4
@@ -88,14 +88,17 @@ class Children:
 
     # --- the nursery -----------------------------------------------------------------------------
 
-    def start_nursery(self, stop: socket.socket) -> bool:
-        """Start the nursery; False if `stop` became readable first. Raise NurseryFailed."""
+    def start_nursery(self, stop: socket.socket, meanwhile: Callable[[], None]) -> bool:
+        """Start the nursery; False if `stop` became readable first. Raise NurseryFailed.
+
+        `meanwhile` is called about once a second: to load a project may take long.
+        """
         keep = [self.memory.fd, self.bell_write, *(slot.read for slot in self.slots)]
         threads: list[str] | None = None
         for attempt in count(1):
             self.nursery = self.solo or Nursery(keep, preload=self.options.preload)
             try:
-                threads = self.nursery.wait_until_ready(stop)
+                threads = self.nursery.wait_until_ready(stop, meanwhile)
                 break
             except NurseryDied as death:
                 self.nursery.close()
@@ -263,6 +266,12 @@ class Children:
     def living(self) -> Iterator[Slot]:
         """Yield the places in which a child lives."""
         return (slot for slot in self.slots if slot.pid)
+
+    @property
+    def listed(self) -> list[str]:
+        """Return the ids of the rows that are ours to keep: of the dead, until they are settled."""
+        taken = [slot.worker_id for slot in self.slots if slot.worker_id]
+        return taken + self.aftermath.worker_ids
 
     @property
     def are_gone(self) -> bool:

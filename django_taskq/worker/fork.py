@@ -8,11 +8,12 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.conf import settings
 
+from django_taskq import clocks
 from django_taskq.db import database_names
 from django_taskq.worker.notify import VARIABLES
 from django_taskq.worker.nursery import DATABASE_NAMES, kill_group
@@ -63,13 +64,15 @@ class Nursery:
         theirs.close()
         self._buffer = b""
 
-    def wait_until_ready(self, stop: Any) -> list[str] | None:
+    def wait_until_ready(self, stop: Any, meanwhile: Callable[[], None]) -> list[str] | None:
         """Return the names of threads that the project has started, once it is loaded.
 
-        Return None if `stop` (a socket) becomes readable first. Raise NurseryFailed.
+        `meanwhile` is called once a second. Return None if `stop` (a socket) becomes readable
+        first. Raise NurseryFailed.
         """
         while True:
-            readable, _, _ = select.select([self.socket, stop], [], [])
+            readable, _, _ = select.select([self.socket, stop], [], [], clocks.TICK)
+            meanwhile()
             if stop in readable:
                 return None
             for message in self.messages():

@@ -38,7 +38,7 @@ class SoloNursery:
 
     # --- the supervisor's thread -----------------------------------------------------------------
 
-    def wait_until_ready(self, stop: Any) -> list[str] | None:
+    def wait_until_ready(self, stop: Any, meanwhile: Callable[[], None]) -> list[str] | None:
         """Return at once: the project is loaded, and its threads run."""
         return []
 

@@ -18,13 +18,15 @@ import psycopg
 
 from django_taskq import clocks, conf, db, registry
 from django_taskq.events import worker_log
-from django_taskq.transitions import claim, operate, presence
+from django_taskq.transitions import claim, operate
+from django_taskq.transitions import presence as rows
 from django_taskq.worker import opening
 from django_taskq.worker.children import Children
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.listener import Listener
 from django_taskq.worker.opening import EXIT_ERROR, EXIT_NO_DATABASE, EXIT_OK
 from django_taskq.worker.options import WorkerOptions
+from django_taskq.worker.presence import Presence
 from django_taskq.worker.pruner import Pruner
 from django_taskq.worker.reload import Reload, hold_signals, start_anew
 from django_taskq.worker.signals import StopSignals
@@ -54,6 +56,7 @@ class Supervisor:
         self.signals = StopSignals()
         self.solo = solo
         self.children = Children(options, self.id, solo)
+        self.presence = Presence(self.id)
         self.pruner = Pruner(conf.get().retention)
         self.vitals = Vitals(options, self.children)
         self.reload = Reload(say) if options.reload else None
@@ -84,7 +87,7 @@ class Supervisor:
             code = opening.wait_for_database(self._connect, self.options, self.signals)
             if code is not None:
                 self.exit_code = code
-            elif self.children.start_nursery(self.signals.wake):
+            elif self._start_nursery():
                 while not self._is_over():
                     self._loop()
         finally:
@@ -123,7 +126,7 @@ class Supervisor:
             self.children.nursery.close()
         if self._connection is not None and not self._connection.closed:
             with contextlib.suppress(psycopg.Error):
-                presence.leave(self._connection, [self.id])
+                rows.leave(self._connection, [self.id])
             self._connection.close()
         self.listener.forget()
 
@@ -153,16 +156,16 @@ class Supervisor:
         connection = self._connect()
         if not self._has_arrived:
             self._arrive(connection)
+        if now >= self._beat_at:
+            self._beat(connection, now)  # first: whatever goes wrong below, we are there
         if not self._is_leaving:
             self.listener.tend(now)
         if not self._is_leaving:
-            self.children.fill(connection, now)  # first: a place stands empty meanwhile
+            self.children.fill(connection, now)
         if self.children.aftermath.settle(connection):
             self._tick_at = 0.0  # for others to take what was put back
-        if now >= self._beat_at:
-            self._beat_at = now + clocks.BEAT
-            db.forget_plans(connection)
-            self._beat(connection)
+        if now >= self.presence.sweep_at and self.presence.sweep(connection):
+            self._tick_at = 0.0
         if now >= self._tick_at:
             self._tick_at = now + clocks.TICK  # an error in it must not be repeated at once
             self._tick(connection)
@@ -208,7 +211,7 @@ class Supervisor:
         if self._connection is None:
             moments.append(self._connect_at)
         else:
-            moments += [self._tick_at, self._beat_at]
+            moments += [self._tick_at, self._beat_at, self.presence.sweep_at]
             if not self._is_leaving:
                 moments.append(self.pruner.next_at)
                 if (listener_at := self.listener.wake_at()) is not None:
@@ -226,7 +229,9 @@ class Supervisor:
 
     def _connect(self) -> db.Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = db.worker_connection(self.options.database, name="taskworker")
+            self._connection = db.worker_connection(
+                self.options.database, name="taskworker", answer_within=clocks.ANSWER
+            )
             self.listener.use(self._connection)
         return self._connection
 
@@ -236,17 +241,21 @@ class Supervisor:
                 self.listener.forget()
             self._connection.close()
             self._connection = None
+        self._beat_at = 0.0  # first of all when it answers again
         self.vitals.lost_database()
         worker_log.warning("%s; trying again.", brief(error))
         self._connect_at = time.monotonic() + self._pause
         self._pause = min(self._pause * 2, _PAUSE_LAST)
 
-    def _beat(self, connection: db.Connection) -> None:
+    def _beat(self, connection: db.Connection, now: float) -> None:
         """Show that this worker lives, and put back what waited for names that it knows."""
-        living = [slot.worker_id for slot in self.children.living()]
-        known = presence.beat(connection, [self.id, *living])
+        self._beat_at = now + clocks.BEAT
+        if self.presence.is_declared_dead:
+            return
+        db.forget_plans(connection)
+        known = self.presence.beat(connection, self.children.listed)
         self.vitals.answered(time.monotonic())
-        if self.id not in known:
+        if self.presence.is_declared_dead:
             worker_log.error("This worker was declared dead by another one; stopping.")
             self.exit_code = EXIT_NO_DATABASE
             self._stop(grace=self.options.shutdown_timeout)
@@ -256,6 +265,19 @@ class Supervisor:
             resumed = operate.resume_known(connection, registry.known_names())
             if resumed:
                 worker_log.info("Put %d held task(s) back: their name is known now.", resumed)
+
+    def _start_nursery(self) -> bool:
+        return self.children.start_nursery(self.signals.wake, self._keep_beating)
+
+    def _keep_beating(self) -> None:
+        """Beat while the loop waits for a nursery that loads the project anew."""
+        now = time.monotonic()
+        if not self._has_arrived or now < max(self._beat_at, self._connect_at):
+            return
+        try:
+            self._beat(self._connect(), now)
+        except db.Trouble as error:
+            self._lose_connection(error)
 
     def _tick(self, connection: db.Connection) -> None:
         """Ask where work is, and wake one idle child to do it; pass on what is to end."""
@@ -322,7 +344,9 @@ class Supervisor:
         if not self._is_leaving:
             worker_log.error("The nursery died; its children die with it, and it is started anew.")
         self.children.bury_all()
-        if not self._is_leaving and not self.children.start_nursery(self.signals.wake):
+        if not self._is_leaving and not self.children.start_nursery(
+            self.signals.wake, self._keep_beating
+        ):
             self._stop(grace=0.0)
 
     # --- stop and start anew ---------------------------------------------------------------------

@@ -347,6 +347,16 @@ def _cases() -> list[Case]:
     # What a worker holds are few rows too.
     add("rescue.CONDEMN", rescued, LIVE_KEY, instead=WORKER)
     add("rescue.RESCUE", rescued, WORKER, LIVE_KEY)
+    add("rescue.FIND_ORPHANED", rescue.find_orphaned, WORKER_ALL, WORKER)
+
+    def swept(connection: Any) -> object:
+        names = ["shop.tasks.send", "shop.pay"]
+        return rescue.sweep(
+            connection, id_of("e", 9), known=names, once=["shop.pay"], error=ERROR, once_error=ERROR
+        )
+
+    add("rescue.CONDEMN_ORPHANS", swept, WORKER, LIVE_KEY)
+    add("rescue.RESCUE_ORPHANS", swept, WORKER, LIVE_KEY)
     add(
         "rescue.READ_RUNNING",
         lambda c: rescue.read_running(c, id_of("e", 1), mine[0]),
@@ -450,6 +460,8 @@ def _cases() -> list[Case]:
     )
     add("presence.SET_PID", lambda c: presence.set_pid(c, id=worker, pid=2))
     add("presence.BEAT", lambda c: presence.beat(c, [worker]))
+    silent = [presence.Seen(worker, "CHILD", None, "here", 1, 5)]
+    add("presence.DECLARE_DEAD", lambda c: presence.declare_dead(c, silent))
     add("presence.LEAVE", lambda c: presence.leave(c, [worker]))
     add("presence.TABLES_EXIST", presence.tables_exist)
     return cases

@@ -59,12 +59,39 @@ def test_a_beat_counts_and_tells_who_is_still_known(connection: Connection) -> N
     one, other, gone = arrive(connection), arrive(connection), str(uuid4())
     arrived = seen_at(connection, one)
 
-    assert presence.beat(connection, [one, gone]) == {one}
-    assert presence.beat(connection, [one, other]) == {one, other}
+    assert presence.beat(connection, [one, gone]).known == {one}
+    assert presence.beat(connection, [one, other]).known == {one, other}
 
     found = [read(connection, id) for id in (one, other)]
     assert [row and row[5] for row in found] == [2, 1]
     assert seen_at(connection, one) > arrived
+
+
+def test_a_beat_reads_the_counters_of_all_others(connection: Connection) -> None:
+    mine, worker = arrive(connection), arrive(connection, kind="SUPERVISOR", pid=7)
+    child = arrive(connection, parent_id=worker, pid=8, host="web-2")
+    presence.beat(connection, [worker, child])
+    presence.beat(connection, [worker])
+
+    seen = {row.id: row for row in presence.beat(connection, [mine]).others}
+
+    assert seen == {
+        worker: (worker, "SUPERVISOR", None, "web-1", 7, 2),
+        child: (child, "CHILD", worker, "web-2", 8, 1),
+    }
+
+
+def test_only_a_counter_that_still_stands_where_it_was_seen_is_declared_dead(
+    connection: Connection,
+) -> None:
+    mine, still, moved, gone = (arrive(connection) for _ in range(4))
+    others = presence.beat(connection, [mine]).others
+    presence.beat(connection, [moved])
+    presence.leave(connection, [gone])
+
+    assert presence.declare_dead(connection, others) == {still}
+
+    assert [read(connection, id) is not None for id in (mine, still, moved)] == [True, False, True]
 
 
 def test_a_process_that_leaves_is_not_listed_any_more(connection: Connection) -> None:

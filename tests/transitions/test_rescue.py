@@ -200,3 +200,137 @@ def test_what_had_not_started_is_given_back_before_anything_ends(
 
     assert rows.row(connection, started.id)["status"] == "FAILED"
     assert rows.row(connection, waiting.id)["status"] == "READY"
+
+
+def lose(connection: Connection, worker_id: str) -> None:
+    connection.execute("DELETE FROM django_taskq_worker WHERE id = %s", [worker_id])
+
+
+def sweep(
+    connection: Connection, worker_id: str, *, known: list[str] | None = None
+) -> rescue.Swept:
+    names = ["shop.tasks.send", "shop.pay", 'odd "name"'] if known is None else known
+    return rescue.sweep(
+        connection,
+        worker_id,
+        known=names,
+        once=[name for name in names if name == "shop.pay"],
+        error=CRASH,
+        once_error=CRASH.replace("The process died.", "Not again."),
+    )
+
+
+def test_tasks_of_processes_that_are_not_listed_are_found(
+    connection: Connection, worker_id: str
+) -> None:
+    lost = [rows.add_worker(connection) for _ in range(2)]
+    for id in (worker_id, *lost, *lost):
+        rows.add_running(connection, id)
+    rows.add(connection)
+    assert rescue.find_orphaned(connection) == []
+
+    for id in lost:
+        lose(connection, id)
+
+    assert rescue.find_orphaned(connection) == sorted(lost)
+
+
+def test_all_that_a_lost_process_held_runs_again_and_counts_as_crashed(
+    connection: Connection, worker_id: str
+) -> None:
+    lost = rows.add_worker(connection)
+    first, again = (
+        rows.add_running(connection, lost, attempts=n, crashes=n - 1, progress={"done": 1})
+        for n in (1, 2)
+    )
+    other = rows.add_running(connection, worker_id)
+    before = rows.row(connection, first.id)
+    lose(connection, lost)
+
+    swept = sweep(connection, lost)
+
+    assert (sorted(swept.rescued), swept.failed) == (sorted([first.id, again.id]), [])
+    found = [rows.row(connection, mine.id) for mine in (first, again)]
+    assert [row["status"] for row in found] == ["READY", "READY"]
+    assert [(row["attempts"], row["crashes"]) for row in found] == [(0, 1), (1, 2)]
+    assert [row["progress"] for row in found] == [None, None]
+    assert found[0]["run_after"] == before["run_after"]
+    assert [row["errors"][-1]["message"] for row in found] == ["The process died."] * 2
+    assert found[0]["errors"][0]["started_at"] < found[0]["errors"][0]["finished_at"]
+    assert rows.row(connection, other.id)["status"] == "RUNNING"
+    assert sweep(connection, lost) == ([], [])
+
+
+def test_the_third_loss_ends_a_task(connection: Connection) -> None:
+    lost = rows.add_worker(connection)
+    mine = rows.add_running(connection, lost, crashes=2, attempts=2, headers={"language": "de"})
+    lose(connection, lost)
+
+    assert sweep(connection, lost) == ([], [mine.id])
+
+    row = rows.row(connection, mine.id)
+    assert (row["status"], row["crashes"], row["attempts"]) == ("FAILED", 3, 1)
+    assert (row["claim"], row["headers"]) == (mine.claim, {"language": "de"})
+    assert row["errors"][-1]["exception_class_path"].endswith("TaskCrashed")
+
+
+def test_what_is_started_at_most_once_ends_with_the_host(connection: Connection) -> None:
+    lost = rows.add_worker(connection)
+    mine = rows.add_running(connection, lost, task="shop.pay", kwargs={"a": 1})
+    lose(connection, lost)
+
+    assert sweep(connection, lost) == ([], [mine.id])
+
+    row = rows.row(connection, mine.id)
+    assert (row["status"], row["crashes"], row["attempts"]) == ("FAILED", 1, 1)
+    assert row["errors"][-1]["message"] == "Not again."
+
+
+def test_a_name_that_is_not_known_here_is_left_to_whoever_knows_it(
+    connection: Connection,
+) -> None:
+    lost = rows.add_worker(connection)
+    mine = rows.add_running(connection, lost, task="shop.pay", crashes=2)
+    lose(connection, lost)
+
+    assert sweep(connection, lost, known=["shop.tasks.send"]) == ([], [])
+    assert rows.row(connection, mine.id)["status"] == "RUNNING"
+    assert rescue.find_orphaned(connection) == [lost]
+    assert sweep(connection, lost).failed == [mine.id]
+
+
+def test_a_process_that_is_listed_is_not_swept(connection: Connection, worker_id: str) -> None:
+    mine = [rows.add_running(connection, worker_id, crashes=n) for n in (0, 2)]
+
+    assert sweep(connection, worker_id) == ([], [])
+    assert rows.statuses(connection, [one.id for one in mine]) == ["RUNNING", "RUNNING"]
+
+
+def test_a_sweep_takes_a_thousand_at_once_and_says_that_there_may_be_more(
+    connection: Connection,
+) -> None:
+    lost = rows.add_worker(connection)
+    connection.execute(
+        "INSERT INTO django_taskq_livetask (task, status, claim, worker_id, started_at, attempts) "
+        "SELECT 'shop.tasks.send', 'RUNNING', gen_random_uuid(), %s, clock_timestamp(), 1 "
+        "FROM generate_series(1, 1001)",
+        [lost],
+    )
+    lose(connection, lost)
+
+    first, second = sweep(connection, lost), sweep(connection, lost)
+
+    assert [len(swept.rescued) for swept in (first, second)] == [1000, 1]
+    assert [swept.may_be_more for swept in (first, second)] == [True, False]
+    assert not set(first.rescued) & set(second.rescued)
+
+
+def test_a_row_whose_id_has_ended_before_does_not_stop_the_sweep(connection: Connection) -> None:
+    lost = rows.add_worker(connection)
+    both = rows.add_running(connection, lost, crashes=2)
+    rows.insert(connection, rows.DONE, id=both.id, status="SUCCESSFUL", claim=both.claim)
+    other = rows.add_running(connection, lost, crashes=2)
+    lose(connection, lost)
+
+    assert sweep(connection, lost).failed == [other.id]
+    assert rows.row(connection, both.id)["status"] == "SUCCESSFUL"
