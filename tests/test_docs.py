@@ -297,22 +297,18 @@ def test_the_sql_of_other_languages_enqueues_and_reads() -> None:
 @pytest.mark.django_db
 def test_the_sql_for_operators_does_what_the_page_says() -> None:
     [recover] = sql_blocks("howto/deploy-a-worker.md")
-    dead, alive = uuid.uuid4(), uuid.uuid4()
-    for id in (dead, alive):
-        Worker.objects.create(id=id, kind="CHILD", host="h", pid=1)
+    gone, alive = uuid.uuid4(), uuid.uuid4()
+    Worker.objects.create(id=alive, kind="CHILD", host="h", pid=1)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE django_taskq_worker SET last_seen_at = now() - interval '1 hour' WHERE id = %s",
-            [dead],
-        )
-        for worker in (dead, alive):
+        for worker in (gone, alive):
             cursor.execute(
                 "INSERT INTO django_taskq_livetask "
                 "(task, queue_name, status, claim, worker_id, started_at, attempts) "
-                "VALUES ('t', %s, 'RUNNING', gen_random_uuid(), %s, now(), 1)",
+                "VALUES ('shop.tasks.gone', %s, 'RUNNING', gen_random_uuid(), %s, now(), 1)",
                 [str(worker), worker],
             )
     run_sql(recover)
-    back, kept = (LiveTask.objects.get(queue_name=str(id)) for id in (dead, alive))
-    assert (back.status, back.attempts, back.crashes) == ("READY", 0, 1)
+    held, kept = (LiveTask.objects.get(queue_name=str(id)) for id in (gone, alive))
+    assert (held.status, held.held_for) == ("HELD", "unknown:shop.tasks.gone")
+    assert (held.claim, held.attempts, held.crashes) == (None, 1, 1)
     assert (kept.status, kept.attempts, kept.crashes) == ("RUNNING", 1, 0)

@@ -269,8 +269,8 @@ def _where_running(detail: TaskDetail, known: Sequence[WorkerLine]) -> str:
                 )
             return f"It runs, or is about to, in {where}, since {_time(detail.started_at)}."
     return (
-        "The process that ran it is not in the list of workers any more: nobody works on it. "
-        "`manage.py taskqueue doctor` says what to do."
+        "The process that ran it is not in the list of workers any more. A worker that knows this "
+        "task takes it back within seconds."
     )
 
 

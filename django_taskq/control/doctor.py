@@ -238,7 +238,8 @@ def _processes(alias: str) -> Iterator[Finding]:
                 "silent-worker",
                 f"The worker {worker.pid or worker.id} on {worker.host} was not heard of for "
                 f"{worker.last_seen_seconds:.0f} s and holds {worker.claimed} task(s).",
-                "If it is dead, see the guide on deploying: “After a machine has died”.",
+                "If it is dead, any other worker takes its tasks back within a minute: "
+                "manage.py taskworker" + _of(alias),
             )
     if not known:
         yield info("no-workers", "No worker runs.", "manage.py taskworker" + _of(alias))
@@ -254,7 +255,8 @@ def _processes(alias: str) -> Iterator[Finding]:
         yield error(
             "orphans",
             f"{orphans:,} task(s) are RUNNING whose process is not in the list of workers.",
-            "See the guide on deploying: “After a machine has died”.",
+            "A worker that knows these tasks takes them back within seconds: start one. If their "
+            "code is gone, see the guide on deploying: “After a machine has died”.",
         )
 
 

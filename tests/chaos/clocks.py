@@ -5,11 +5,12 @@ Smaller ones are noise on two busy cores.
 
 from __future__ import annotations
 
-from django_taskq.worker import supervisor
+from django_taskq import clocks
 
 BEAT, TTL = 0.5, 5.0
 
 
 def install() -> None:
     """Let this process's worker beat faster."""
-    supervisor._BEAT = BEAT
+    clocks.BEAT = clocks.SWEEP = BEAT
+    clocks.TTL = TTL

@@ -198,7 +198,7 @@ def test_it_runs_somewhere() -> None:
 
 
 def test_the_process_that_ran_it_is_gone() -> None:
-    assert "nobody works on it" in why(make_row(TaskStatus.RUNNING, worker_id=uuid4()))
+    assert "takes it back within seconds" in why(make_row(TaskStatus.RUNNING, worker_id=uuid4()))
 
 
 def test_it_has_ended() -> None:

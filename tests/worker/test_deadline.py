@@ -1,0 +1,104 @@
+"""A database that does not answer is noticed: no statement of a worker waits for ever."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from unittest import mock
+
+import psycopg
+import pytest
+from django.db import connections
+from django.test import override_settings
+
+from django_taskq import conf, db
+from django_taskq.deadline import NoAnswer, WorkerConnection
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(params=[False, True], ids=["direct", "pooled"])
+def settings_of_pooler(request: pytest.FixtureRequest) -> Any:
+    with override_settings(DJANGO_TASKQ={"POOLED": request.param}):
+        assert conf.get().pooled is request.param
+        yield
+
+
+def hurried() -> db.Connection:
+    return db.worker_connection("default", name="test", answer_within=0.3)
+
+
+def statement(connection: db.Connection) -> None:
+    connection.execute("SELECT pg_sleep(20)")
+
+
+def pipeline(connection: db.Connection) -> None:
+    with connection.pipeline():
+        connection.execute("SELECT 1")
+        connection.execute("SELECT pg_sleep(20)")
+        connection.execute("SELECT 1")
+
+
+def transaction(connection: db.Connection) -> None:
+    with connection.transaction():
+        connection.execute("SELECT pg_sleep(20)")
+
+
+@pytest.mark.parametrize("send", [statement, pipeline, transaction])
+def test_an_answer_that_does_not_come_ends_the_connection(
+    settings_of_pooler: None, send: Any
+) -> None:
+    connection = hurried()
+    pid = connection.info.backend_pid
+    began = time.monotonic()
+
+    with pytest.raises(NoAnswer, match="no answer within"):
+        send(connection)
+
+    assert 0.3 <= time.monotonic() - began < 5
+    assert connection.closed
+    assert issubclass(NoAnswer, db.Trouble)  # what every caller of a worker's statements expects
+    with connections["default"].cursor() as cursor:  # nobody else ends what still sleeps there
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+def test_what_answers_in_time_is_left_alone(settings_of_pooler: None) -> None:
+    with hurried() as connection:
+        for _ in range(5):  # each answer has the time anew
+            assert connection.execute("SELECT 1, pg_sleep(0.1)").fetchone() == (1, "")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+        assert not connection.closed
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        ({}, {}, 5),
+        ({"connect_timeout": 60}, {}, 60),
+        ({}, {"PGCONNECT_TIMEOUT": "7"}, None),
+    ],
+    ids=["ours", "the project's", "the environment's"],
+)
+def test_no_try_to_connect_lasts_for_ever(
+    settings_of_pooler: None,
+    options: dict[str, Any],
+    environment: dict[str, str],
+    expected: int | None,
+) -> None:
+    given: dict[str, Any] = {}
+
+    def connect(**parameters: Any) -> None:
+        given.update(parameters)
+        raise psycopg.OperationalError("not today")
+
+    wrapper = connections["default"]
+    with (
+        mock.patch.dict(wrapper.settings_dict["OPTIONS"], options),
+        mock.patch.dict("os.environ", environment),
+        mock.patch.object(WorkerConnection, "connect", connect),
+        pytest.raises(psycopg.OperationalError, match="not today"),
+    ):
+        hurried()
+
+    assert given.get("connect_timeout") == expected
