@@ -19,6 +19,7 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.signals import connection_created
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.string import TextLoader
@@ -37,8 +38,28 @@ Cursor: TypeAlias = psycopg.Cursor[tuple[Any, ...]]
 # What statements can be sent through: `execute` is the same.
 Sender: TypeAlias = Connection | Cursor
 
-# What is raised when the server cannot be talked to now, or on a connection that is closed already.
-Trouble = (psycopg.OperationalError, psycopg.InterfaceError)
+# What is raised when a statement may succeed a moment later: the server cannot be talked to, the
+# connection is closed, others are in the way; or it is a standby that is about to be the primary.
+Trouble = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+)
+# Among them: others were in the way, and the connection is as good as before.
+Contention = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.LockNotAvailable,
+    errors.QueryCanceled,
+)
+# And what is no trouble: the server will not take what it was sent, however often.
+TooMuch = (
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    errors.TooManyArguments,
+    errors.TooManyColumns,
+)
 
 # What a worker connection asks for: at its start, or through a pooler in each transaction. The
 # times bound how long a framework statement waits for a lock or runs; UTC makes texts of timestamps
@@ -186,6 +207,14 @@ def forget_plans(connection: Connection) -> None:
     """
     if not isinstance(connection, PooledConnection):
         connection.execute("DISCARD PLANS")
+
+
+def is_trouble(error: psycopg.Error, connection: Connection | None) -> bool:
+    """Say whether a statement that has raised this may succeed on another connection, or later.
+
+    Whatever is said while a connection ends (by a limit of the server's, say) is of that kind.
+    """
+    return isinstance(error, Trouble) or (connection is not None and connection.closed)
 
 
 def roll_back(connection: Connection) -> None:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from django_taskq.db import Connection, array
 
+# Said again when the answer was lost.
 ARRIVE = """
 /* django_taskq:arrive */
 INSERT INTO django_taskq_worker (id, kind, parent_id, host, pid, info)
 VALUES (%(id)s::uuid, %(kind)s, %(parent_id)s::uuid, %(host)s, %(pid)s, %(info)s::jsonb)
+ON CONFLICT (id) DO NOTHING
 """
 
 
@@ -25,7 +27,7 @@ def arrive(
     pid: int,
     info: dict[str, Any],
 ) -> None:
-    """Make a process known: claims need its row."""
+    """Make a process known: claims need its row. To say it twice is as good as once."""
     connection.execute(
         ARRIVE,
         {

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections import deque
 from dataclasses import dataclass
 
+from django_taskq import db
 from django_taskq.db import Connection
 from django_taskq.events import one_line, worker_log
 from django_taskq.exceptions import HardTimeLimit, TaskCrashed
@@ -17,6 +19,9 @@ from django_taskq.transitions import presence, rescue
 from django_taskq.worker import store
 from django_taskq.worker.executor import overdue_error, retry_delay, run_of_row
 from django_taskq.worker.record import Holdings
+
+# When to try again to settle what somebody else holds a lock on. Each try may wait for a second.
+_AGAIN = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,8 @@ class Aftermath:
     def __init__(self) -> None:
         self._relieved: deque[tuple[str, Holdings]] = deque()
         self._deaths: deque[Death] = deque()
+        # When to settle; in the past, unless somebody was in the way.
+        self.settle_at = 0.0
 
     @property
     def waits(self) -> bool:
@@ -85,6 +92,11 @@ class Aftermath:
     def worker_ids(self) -> list[str]:
         """Return the ids of the dead that are still to be settled."""
         return [death.worker_id for death in self._deaths]
+
+    @property
+    def is_held_up(self) -> bool:
+        """Say whether the last try met somebody who held a row."""
+        return self.settle_at > 0.0
 
     def give_back(self, worker_id: str, held: Holdings) -> None:
         """Have the unstarted tasks of a living child given back."""
@@ -97,9 +109,24 @@ class Aftermath:
     def settle(self, connection: Connection) -> bool:
         """Do what is to be done; say whether there was something.
 
-        Each entry is forgotten only when it is done.
+        Each entry is forgotten only when it is done. Where somebody holds a row for longer, it is
+        tried again later: beats must not wait for him.
         """
-        waited = self.waits
+        waited = self.waits and time.monotonic() >= self.settle_at
+        if waited:
+            try:
+                self._settle(connection)
+                self.settle_at = 0.0
+            except db.Contention as error:
+                db.roll_back(connection)
+                self.settle_at = time.monotonic() + _AGAIN
+                worker_log.warning(
+                    "What a child held cannot be settled yet (%s); trying again.",
+                    store.brief(error),
+                )
+        return waited
+
+    def _settle(self, connection: Connection) -> None:
         while self._relieved:
             worker_id, held = self._relieved[0]
             rescue.give_back(connection, worker_id, kept=held.started)
@@ -107,7 +134,6 @@ class Aftermath:
         while self._deaths:
             self._settle_death(connection, self._deaths[0])
             self._deaths.popleft()
-        return waited
 
     def _settle_death(self, connection: Connection, death: Death) -> None:
         held = death.held

@@ -45,6 +45,8 @@ class Slot:
     write: int
     # Set while a child lives here, or is being forked.
     worker_id: str = ""
+    # Of the next child, once we have tried to make it known.
+    next_id: str = ""
     # Known once it was forked.
     pid: int = 0
     pid_is_noted: bool = False
@@ -154,8 +156,8 @@ class Children:
                 self._fork(connection, slot, now)
         for slot in self.living():
             if not slot.pid_is_noted:
-                slot.pid_is_noted = True
                 presence.set_pid(connection, id=slot.worker_id, pid=slot.pid)
+                slot.pid_is_noted = True
 
     def _vacant(self) -> list[Slot]:
         """Return the slots to fork into: as many as children are missing."""
@@ -178,7 +180,8 @@ class Children:
 
     def _fork(self, connection: Connection, slot: Slot, now: float) -> None:
         assert self.nursery is not None
-        worker_id = str(uuid4())
+        # The same after trouble with the database: its row may be there, and only that be unknown.
+        worker_id = slot.next_id = slot.next_id or str(uuid4())
         presence.arrive(
             connection,
             id=worker_id,
@@ -188,6 +191,7 @@ class Children:
             pid=0,
             info={"slot": slot.number},
         )
+        slot.next_id = ""
         _empty(slot.read)
         slot.record.reset()
         slot.worker_id, slot.pid, slot.pid_is_noted, slot.asked = worker_id, 0, False, set()

@@ -205,7 +205,9 @@ class Feeder(threading.Thread):
     def _step_or_rest(self) -> bool:
         try:
             done = self._step()
-        except db.Trouble as error:
+        except psycopg.Error as error:
+            if not db.is_trouble(error, self._connection):
+                raise
             self._rest(error)
             return False
         self._note_recovery()

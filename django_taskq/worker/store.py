@@ -8,7 +8,7 @@ from typing import Any, assert_never
 
 import psycopg
 
-from django_taskq.db import Connection, Cursor, roll_back
+from django_taskq.db import Connection, Cursor, TooMuch, Trouble, roll_back
 from django_taskq.events import worker_log
 from django_taskq.exceptions import UnstorableResult
 from django_taskq.outcomes import (
@@ -60,9 +60,9 @@ def store(connection: Connection, outcomes: Sequence[Unstored], worker_id: str) 
         with connection.pipeline():
             cursors = send(connection, outcomes)
         return sum(cursor.rowcount for cursor in cursors)
-    except psycopg.OperationalError:  # a lost connection, a lock that could not be had
-        raise
-    except psycopg.Error:
+    except psycopg.Error as error:
+        if _is_no_fault_of_theirs(error):
+            raise
         roll_back(connection)
         return sum(_store_alone(connection, outcome, worker_id) for outcome in outcomes)
 
@@ -86,12 +86,17 @@ def _store_alone(connection: Connection, outcome: Unstored, worker_id: str) -> i
                 return send(connection, [outcome])[0].rowcount
             case _:
                 assert_never(outcome)
-    except psycopg.OperationalError:
-        raise
     except psycopg.Error as error:
+        if _is_no_fault_of_theirs(error):
+            raise
         roll_back(connection)
         worker_log.error("What task %s came to cannot be stored: %s", outcome.id, brief(error))
         return finish.fail_anyway(connection, _refused(outcome, error, worker_id)).rowcount
+
+
+def _is_no_fault_of_theirs(error: psycopg.Error) -> bool:
+    """Say whether the same outcomes may be stored later: a connection lost, a lock not had."""
+    return isinstance(error, Trouble) and not isinstance(error, TooMuch)
 
 
 def _refused(outcome: Unstored, error: psycopg.Error, worker_id: str) -> Failed:

@@ -115,7 +115,9 @@ class Supervisor:
         if self._stop_until is None or not self.children.are_gone:
             return False
         late = time.monotonic() > self._stop_until + _SETTLE
-        return not self.children.aftermath.waits or (self._connection is None and late)
+        aftermath = self.children.aftermath
+        cannot_settle = self._connection is None or aftermath.is_held_up
+        return not aftermath.waits or (cannot_settle and late)
 
     def _leave(self) -> None:
         """End the nursery; take our row off the list if the database answers."""
@@ -145,8 +147,15 @@ class Supervisor:
             self._reload_if_changed(self.reload, now)
         try:
             self._talk_to_database(now)
-        except db.Trouble as error:
-            self._lose_connection(error)
+        except psycopg.Error as error:
+            if self._connection is not None and isinstance(error, db.Contention):
+                # Others were in the way; the connection is none the worse.
+                db.roll_back(self._connection)
+                worker_log.warning("%s; trying again.", brief(error))
+            elif db.is_trouble(error, self._connection):
+                self._lose_connection(error)
+            else:
+                raise
         self._sleep(now)
 
     def _talk_to_database(self, now: float) -> None:
@@ -222,7 +231,7 @@ class Supervisor:
             elif self._stop_until > now:
                 moments.append(self._stop_until)
         if self.children.aftermath.waits and self._connection is not None:
-            moments.append(now)
+            moments.append(self.children.aftermath.settle_at)
         return min(moments)
 
     # --- the database ----------------------------------------------------------------------------

@@ -88,6 +88,29 @@ def test_a_crash_of_the_database_while_tasks_run_loses_nothing(
     assert len(re.findall("trying again", private_worker.output)) < 60
 
 
+def test_a_database_that_is_a_standby_for_a_while_ends_no_process(
+    private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger, gate: Gate
+) -> None:
+    """As after a failover, when a name still leads to the old server or to a replica."""
+    running = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
+    start = ledger.start_of("runs")
+    children = private_worker.children()
+    sql("ALTER SYSTEM SET default_transaction_read_only = on")
+    sql("SELECT pg_reload_conf()")
+    try:
+        gate.open()
+        for who in ("Child", "supervisor"):
+            refusals = r"(?<!\d: )cannot execute" if who == "supervisor" else r"\d: cannot execute"
+            wait_until(lambda what=refusals: re.search(what, private_worker.output))  # type: ignore[misc]
+    finally:
+        sql("ALTER SYSTEM RESET ALL")
+        sql("SELECT pg_reload_conf()")
+    assert running.wait(timeout=30) == start.pid
+    assert tasks.add.enqueue(1, 1).wait(timeout=20) == 2
+    assert private_worker.children() == children
+    assert ledger.tags() == ["runs"]
+
+
 def test_lost_connections_during_a_drain_lose_nothing(
     private_worker: TaskWorker, private_database: PrivateServer, ledger: Ledger
 ) -> None:

@@ -86,6 +86,7 @@ def bad_outcomes(mine: Running) -> dict[str, Outcome]:
     now = time.monotonic()
     return {
         "value": completed(mine, "{broken"),
+        "value that is too deep": completed(mine, "[" * 50_000 + "]" * 50_000),
         "error of a failure": Failed(*mine, BAD_ERROR, now, now),
         "error of a retry": Retrying(*mine, BAD_ERROR, 5.0, now, now),
         "delay": Snoozed(*mine, 1e300),
