@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,17 @@ def test_a_task_may_stand_in_models_or_in_an_apps_init(
 def test_settings_may_import_what_they_need() -> None:
     # Some projects set their backoff or a schedule in settings.py, before anything is configured.
     assert run("import django_taskq; print(django_taskq.exponential(base=1).base)") == "1.0"
+
+
+def test_contributors_are_shown_every_layer_in_its_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == "layers")
+    place = {name: at for at, layer in enumerate(layers) for name in re.findall(r"\w+", layer)}
+
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    drawn = text.partition("## The layers")[2].split("```")[1]
+    lines = drawn.splitlines()[1:]
+    shown = [name for line in lines for name in line[13:].partition("#")[0].split()]
+    assert set(shown) == set(place)
+    assert [place[name] for name in shown] == sorted(place[name] for name in shown)
