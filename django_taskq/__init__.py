@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# First: distribution.py knows by it that this file is ours.
+__version__ = "0.1.0.dev0"
+
 from django_taskq.exceptions import (
     ArgumentsError,
     Cancel,
@@ -33,8 +36,6 @@ from django_taskq.task import (
     get_result,
     task,
 )
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "ArgumentsError",

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, router
 
 from django_taskq import carried, conf, db, registry, task_defaults
+from django_taskq.distribution import FIX
 from django_taskq.router import databases_of_tasks, our_backends
 from django_taskq.task import find
 from django_taskq.tasks_api import has_tasks_setting, task_backends
@@ -29,7 +30,7 @@ def check_distribution(**kwargs: Any) -> Iterator[CheckMessage]:
     yield Error(
         'The distribution "django-taskq" is installed too: another project with the same import '
         "name, whose files overwrite ours.",
-        hint="pip uninstall -y django-taskq django-taskq-pg && pip install django-taskq-pg",
+        hint=FIX,
         id="django_taskq.E005",
     )
 

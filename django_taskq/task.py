@@ -27,6 +27,7 @@ from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
 from django_taskq import registry, results
+from django_taskq.distribution import refuse_mixture
 from django_taskq.exceptions import UnknownTask
 from django_taskq.redact import Rule
 from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json
@@ -45,6 +46,8 @@ from django_taskq.tasks_api import (
 
 if TYPE_CHECKING:
     from django_taskq.results import TaskResult
+
+refuse_mixture()
 
 P = ParamSpec("P")
 R = TypeVar("R")

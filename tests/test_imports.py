@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -176,6 +177,30 @@ def test_a_task_may_stand_in_models_or_in_an_apps_init(
         DJANGO_SETTINGS_MODULE="early_settings",
     )
     assert printed == "3 TaskqBackend"
+
+
+@pytest.mark.parametrize("left", ["overwritten", "removed"])
+def test_files_of_the_other_project_are_named_instead_of_a_riddle(
+    tmp_path: Path, left: str
+) -> None:
+    shutil.copytree(ROOT / "django_taskq", tmp_path / "django_taskq")
+    first_file = tmp_path / "django_taskq" / "__init__.py"
+    if left == "overwritten":
+        first_file.write_text("")
+    else:
+        first_file.unlink()
+    said = run(
+        """
+        try:
+            from django_taskq import task
+        except ImportError as error:
+            print(error)
+        """,
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert "another project" in said
+    assert "pip uninstall -y django-taskq django-taskq-pg" in said
 
 
 def test_settings_may_import_what_they_need() -> None:
