@@ -29,6 +29,7 @@ from django_taskq.outcomes import (
     Snoozed,
     Unanswered,
 )
+from django_taskq.tasks_api import LOGGER_NAME
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.options import WorkerOptions
 
@@ -63,12 +64,34 @@ def set_up_logging(options: WorkerOptions) -> None:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_ConsoleFormatter(color=options.color))
         logger.addHandler(handler)
+        _say_it_once()
     driver = logging.getLogger("psycopg")
     if driver.level == logging.NOTSET:
         # It warns of each pipeline that a lost connection cuts off; we say that once ourselves.
         driver.setLevel(logging.ERROR)
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO if options.verbosity else logging.WARNING)
+
+
+class _SaidAlready(logging.Filter):
+    """Drop Django's records of tasks that go well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name != LOGGER_NAME or record.levelno >= logging.WARNING
+
+
+_said_already = _SaidAlready()
+
+
+def _say_it_once() -> None:
+    """Keep the two lines that Django logs of a task from a terminal that has ours of it."""
+    logger: logging.Logger | None = logging.getLogger(LOGGER_NAME)
+    while logger is not None:
+        for handler in logger.handlers:
+            stream = getattr(handler, "stream", None)
+            if stream is sys.stderr or stream is sys.stdout:
+                handler.addFilter(_said_already)
+        logger = logger.parent if logger.propagate else None
 
 
 class _ConsoleFormatter(logging.Formatter):

@@ -225,6 +225,35 @@ def test_what_a_worker_says_can_be_shown_on_any_terminal(encoding: str) -> None:
     assert len(shown.stdout.splitlines()) == 3 + len(NAMES) * len(KINDS)
 
 
+# A project without LOGGING, and what Django logs of a task that went well and of one that failed.
+SHOW_DJANGOS = """
+import logging, sys
+from django_taskq.tasks_api import LOGGER_NAME
+logging.getLogger(LOGGER_NAME).setLevel(logging.INFO)
+logging.getLogger(LOGGER_NAME).addHandler(logging.StreamHandler(sys.stdout))
+logging.getLogger(LOGGER_NAME).addHandler(logging.FileHandler("/dev/stderr"))
+from tests.worker import test_console
+test_console.console.set_up_logging(test_console.OPTIONS)
+logging.getLogger(LOGGER_NAME).info("state=SUCCESSFUL")
+logging.getLogger(LOGGER_NAME).error("state=FAILED")
+"""
+
+
+def test_a_terminal_with_our_line_of_a_task_is_spared_the_two_of_django() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOW_DJANGOS],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert shown.stdout.split() == ["state=FAILED"]
+    # Whoever has Django's records written elsewhere gets them all.
+    assert shown.stderr.split() == ["state=SUCCESSFUL", "state=FAILED"]
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
