@@ -218,5 +218,5 @@ def test_contributors_are_shown_every_layer_in_its_place() -> None:
     drawn = text.partition("## The layers")[2].split("```")[1]
     lines = drawn.splitlines()[1:]
     shown = [name for line in lines for name in line[13:].partition("#")[0].split()]
-    assert set(shown) == set(place)
+    assert {place[name] for name in shown} == set(range(len(layers)))
     assert [place[name] for name in shown] == sorted(place[name] for name in shown)
