@@ -71,7 +71,7 @@ def _checks() -> Iterator[Finding]:
         if not check.__module__.startswith(("django_taskq.", "django.tasks.", "django_tasks.")):
             continue
         for message in check(app_configs=None, databases=None):
-            if str(message.id).startswith("django_taskq."):
+            if str(message.id).startswith("django_taskq.") and not message.is_silenced():
                 make = error if message.is_serious() else warning
                 hint = str(message.hint or "See the message.")
                 yield make(str(message.id), str(message.msg), hint)

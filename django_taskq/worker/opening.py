@@ -14,6 +14,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django_taskq import __version__, registry
 from django_taskq.db import Connection
 from django_taskq.events import worker_log
+from django_taskq.router import databases_of_tasks
 from django_taskq.transitions import claim, presence
 from django_taskq.worker.console import banner
 from django_taskq.worker.options import WorkerOptions
@@ -55,13 +56,14 @@ def wait_for_database(
 def _tables_exist(connection: Connection, options: WorkerOptions) -> bool:
     if presence.tables_exist(connection):
         return True
-    worker_log.error(
-        "The database %r has no tables of django_taskq: run manage.py migrate%s.",
-        options.database,
-        ""
-        if options.database == DEFAULT_DB_ALIAS
-        else f" django_taskq --database {options.database}",
-    )
+    known = databases_of_tasks()
+    if options.database not in known:
+        fix = f"TASKS keeps the tasks in {', '.join(known)}"
+    elif options.database == DEFAULT_DB_ALIAS:
+        fix = "run manage.py migrate"
+    else:
+        fix = f"run manage.py migrate django_taskq --database {options.database}"
+    worker_log.error("The database %r has no tables of django_taskq: %s.", options.database, fix)
     return False
 
 

@@ -240,6 +240,13 @@ def literal(value: Any) -> str:
     return f"{value}::float8" if isinstance(value, float) else str(value)
 
 
+def test_a_check_that_is_silenced_is_silent_here_too() -> None:
+    with override_settings(
+        DJANGO_TASKQ={"PAYLOAD_LIMTI": 1}, SILENCED_SYSTEM_CHECKS=["django_taskq.E002"]
+    ):
+        assert "django_taskq.E002" not in ids()
+
+
 def test_checks_of_other_apps_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(**kwargs: Any) -> list[Any]:
         raise RuntimeError("somebody else's")

@@ -129,8 +129,9 @@ def test_the_number_of_children_comes_from_the_environment(
 
 def test_a_bad_value_in_the_environment_is_named(start: Starter) -> None:
     worker = start(ready=False, environment={"TASKWORKER_MAX_TASKS": "many"})
-    assert worker.wait() == 1
+    assert worker.wait() == 2
     assert "TASKWORKER_MAX_TASKS: 'many' is not a whole number" in worker.output
+    assert "Traceback" not in worker.output
 
 
 @pytest.mark.parametrize(
@@ -139,12 +140,13 @@ def test_a_bad_value_in_the_environment_is_named(start: Starter) -> None:
         (["--max-tasks", "0"], "0 is less than 1"),
         (["--shutdown-timeout", "-1"], "-1 is not a number of seconds"),
         (["--queue", "mail", "--threads", "8"], "unrecognized arguments"),
+        (["--queus", "mail"], 'Did you mean "--queues"?'),
         (["--database", "elsewhere"], "elsewhere"),
     ],
 )
 def test_a_bad_option_is_refused(arguments: list[str], message: str, start: Starter) -> None:
     worker = start(*arguments, ready=False)
-    assert worker.wait() != 0
+    assert worker.wait() == 2
     assert message in worker.output
     assert "Traceback" not in worker.output
 
@@ -218,7 +220,7 @@ def test_a_queue_that_the_settings_do_not_allow_is_refused(start: Starter, tmp_p
         " 'QUEUES': ['default', 'mail']}}\n"
     )
     refused = start("-Q", "mali", ready=False, settings="allowed")
-    assert refused.wait() == 1
+    assert refused.wait() == 2
     assert 'No queue matches "mali". Did you mean "mail"?' in refused.output
     assert "Traceback" not in refused.output
     accepted = start("--burst", "-Q", "m*", ready=False, settings="allowed")

@@ -339,5 +339,5 @@ def test_a_solo_worker_ends_a_burst(start: Starter, ledger: Ledger) -> None:
 
 def test_a_solo_worker_does_one_thing_at_a_time(start: Starter) -> None:
     worker = start("-c", "2", pool="solo", ready=False)
-    assert worker.wait(30) == 1
+    assert worker.wait(30) == 2
     assert "-P solo runs one task at a time, not -c 2" in worker.output

@@ -15,6 +15,8 @@ from typing import IO, Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.autoreload import get_child_arguments
 
+from django_taskq.management.mistakes import explain_mistakes
+
 # Signals that ask for the end: Ctrl+C, kill, and a terminal that is closed.
 _STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 # Seconds between looks whether one of the two has ended.
@@ -33,6 +35,7 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
+        explain_mistakes(parser, lambda: parser._option_string_actions)
         parser.add_argument(
             "addrport", nargs="?", default="", help="port or address:port (default: 127.0.0.1:8000)"
         )

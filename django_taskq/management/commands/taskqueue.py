@@ -11,9 +11,10 @@ from django.db import Error, OperationalError, ProgrammingError
 
 from django_taskq.control import ControlError
 from django_taskq.events import one_line
+from django_taskq.management.mistakes import explain_mistakes, usage
 from django_taskq.management.taskqueue import VERBS
-from django_taskq.management.taskqueue.answers import EXIT_USAGE, Answer, dumps
-from django_taskq.management.taskqueue.parsing import HelpfulParser, explained
+from django_taskq.management.taskqueue.answers import Answer, dumps
+from django_taskq.management.taskqueue.parsing import HelpfulParser
 from django_taskq.tasks_api import TaskResultDoesNotExist
 
 _EPILOG = """
@@ -40,12 +41,9 @@ class Command(BaseCommand):
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         parser = super().create_parser(prog_name, subcommand, epilog=_EPILOG, **kwargs)
-
-        def error(message: str) -> Any:
-            flags = [flag for verb in VERBS for flag in _flags(parser, verb)]
-            CommandParser.error(parser, explained(message, [*VERBS, *flags]))
-
-        setattr(parser, "error", error)  # noqa: B010  # mypy: a method is no attribute
+        explain_mistakes(
+            parser, lambda: [*VERBS, *(flag for verb in VERBS for flag in _flags(parser, verb))]
+        )
         return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -71,7 +69,7 @@ class Command(BaseCommand):
         try:
             answer = verb.run(options)
         except ControlError as error:
-            raise CommandError(str(error), returncode=EXIT_USAGE) from None
+            raise usage(str(error)) from None
         except TaskResultDoesNotExist as error:
             raise CommandError(f"There is no task with the id {error}.") from None
         except Error as error:
@@ -112,7 +110,8 @@ def _add_djangos(parser: CommandParser) -> None:
 
 
 def _explained(error: Error) -> str:
-    text = one_line(str(error).strip(), 300)
+    # The place in our statement tells nobody anything.
+    text = one_line(str(error).strip().partition("\nLINE ")[0], 300)
     if isinstance(error, ProgrammingError) and "does not exist" in text:
         return f"The tables are missing or too old: run manage.py migrate. ({text})"
     if isinstance(error, OperationalError):

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_taskq import conf, db, registry
+from django_taskq.management.mistakes import explain_mistakes, usage
 from django_taskq.router import databases_of_tasks, our_backends
 from django_taskq.suggestions import did_you_mean
 from django_taskq.task import find
@@ -55,7 +56,19 @@ class Command(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         kwargs.setdefault("formatter_class", _HelpFormatter)
-        return super().create_parser(prog_name, subcommand, epilog=_EPILOG, **kwargs)
+        parser = super().create_parser(prog_name, subcommand, epilog=_EPILOG, **kwargs)
+        explain_mistakes(parser, lambda: parser._option_string_actions)
+        return parser
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command; a bad variable is told in words, like a bad flag."""
+        try:
+            super().run_from_argv(argv)
+        except CommandError as error:
+            if "--traceback" in argv:
+                raise
+            self.stderr.write(f"CommandError: {error}")
+            sys.exit(error.returncode)
 
     def add_arguments(self, parser: CommandParser) -> None:
         what = parser.add_argument_group("What to run")
@@ -181,7 +194,7 @@ class Command(BaseCommand):
             alias = options["database"] or _database()
             if alias not in django_settings.DATABASES:
                 near = did_you_mean(alias, django_settings.DATABASES)
-                raise CommandError(f'There is no database "{alias}" in DATABASES.{near}')
+                raise usage(f'There is no database "{alias}" in DATABASES.{near}')
             db.user_connection(alias)
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from None
@@ -249,7 +262,7 @@ class Command(BaseCommand):
                 continue
             near = did_you_mean(pattern, allowed or used)
             if allowed:
-                raise CommandError(
+                raise usage(
                     f'No queue matches "{pattern}".{near} QUEUES in the TASKS setting allows '
                     f"{', '.join(sorted(allowed))}."
                 )
@@ -299,11 +312,11 @@ def _concurrency(pool: str, given: int | None, settings: conf.Settings) -> int:
     """Return how many tasks run at once. Raise CommandError where that many cannot."""
     if pool == "solo":
         if given is not None and given > 1:
-            raise CommandError(f"-P solo runs one task at a time, not -c {given}.")
+            raise usage(f"-P solo runs one task at a time, not -c {given}.")
         return 1
     count = given or settings.concurrency or conf.POOLS[pool] or os.cpu_count() or 1
     if pool != "processes" and count > _MOST_AT_ONCE:
-        raise CommandError(
+        raise usage(
             f"-P {pool} runs up to {_MOST_AT_ONCE} tasks at once in a process, not {count}: start "
             "several workers."
         )
@@ -367,14 +380,14 @@ def _environment(name: str, parse: Callable[[str], Any], default: Any) -> Any:
     try:
         return parse(text)
     except argparse.ArgumentTypeError as error:
-        raise CommandError(f"{name}: {error}") from None
+        raise usage(f"{name}: {error}") from None
 
 
 def _database() -> str:
     """Return the alias of the one database that our backends use."""
     aliases = databases_of_tasks()
     if len(aliases) > 1:
-        raise CommandError(
+        raise usage(
             f"Tasks are kept in several databases ({', '.join(aliases)}): say which one this "
             "worker serves, with --database."
         )

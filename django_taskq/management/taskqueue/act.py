@@ -12,8 +12,9 @@ from django_taskq import control
 from django_taskq.control import Changed, ControlError, Skipped
 from django_taskq.control.bulk import to_cancel, to_retry
 from django_taskq.control.listing import every_line
+from django_taskq.management.mistakes import usage
 from django_taskq.management.taskqueue.answers import EXIT_ERROR, EXIT_OK, Answer, Verb
-from django_taskq.management.taskqueue.parsing import add_filters, filters, seconds, usage, whole
+from django_taskq.management.taskqueue.parsing import add_filters, filters, seconds, whole
 from django_taskq.statuses import TaskStatus
 from django_taskq.tasks_api import TaskResultDoesNotExist
 

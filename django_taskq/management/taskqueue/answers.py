@@ -11,8 +11,8 @@ from typing import Any
 
 from django_taskq.events import one_line
 
-# Done, or well; an error, unhealthy, or nothing matched; used wrongly.
-EXIT_OK, EXIT_ERROR, EXIT_USAGE = 0, 1, 2
+# Done, or well; an error, unhealthy, or nothing matched.
+EXIT_OK, EXIT_ERROR = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)

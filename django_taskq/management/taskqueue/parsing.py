@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from django_taskq.control import ControlError
 from django_taskq.control.listing import known_status
-from django_taskq.management.taskqueue.answers import EXIT_USAGE
-from django_taskq.suggestions import did_you_mean
+from django_taskq.management.mistakes import explained, usage
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -26,23 +25,6 @@ class HelpfulParser(CommandParser):
 
     def error(self, message: str) -> Any:
         super().error(explained(message, self._option_string_actions))
-
-
-def explained(message: str, known: Iterable[str]) -> str:
-    """Add "did you mean" to what argparse says of an unknown word."""
-    found = re.search(r"unrecognized arguments: (\S+)|invalid choice: '([^']*)'", message)
-    if found is None:
-        return message
-    word = (found[1] or found[2]).partition("=")[0]
-    if word in (names := list(known)):
-        return f"{message}. Write {word} behind the verb that takes it."
-    near = did_you_mean(word, names)
-    return f"{message}.{near}" if near else message
-
-
-def usage(message: str) -> CommandError:
-    """Make the error of a command that was used wrongly."""
-    return CommandError(message, returncode=EXIT_USAGE)
 
 
 def add_filters(parser: ArgumentParser, *, status_help: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from django_taskq import control, registry
 from django_taskq.events import one_line
 from django_taskq.exceptions import ArgumentsError, PayloadTooLarge, TaskControl, UnknownTask
+from django_taskq.management.mistakes import usage
 from django_taskq.management.taskqueue.answers import EXIT_ERROR, EXIT_OK, Answer, Verb
-from django_taskq.management.taskqueue.parsing import arguments, future, seconds, usage, whole
+from django_taskq.management.taskqueue.parsing import arguments, future, seconds, whole
 from django_taskq.router import our_backends
 from django_taskq.task import Task, find_or_raise
 from django_taskq.tasks_api import InvalidTask
