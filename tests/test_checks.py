@@ -210,6 +210,21 @@ def test_w008_an_installed_app_whose_tasks_cannot_be_imported() -> None:
     assert "No module named 'celery'" in warning.msg
 
 
+@pytest.mark.usefixtures("own_registry")
+def test_w008_is_quiet_where_a_bad_setting_keeps_our_own_tasks_from_being_imported() -> None:
+    registry._failures.append(
+        registry.ImportFailure(
+            app="django_taskq",
+            module="django_taskq.tasks",
+            traceback="Traceback …\nImproperlyConfigured: an unknown key\n",
+            is_foreign=True,
+        )
+    )
+    assert only(check_tasks()).id == "django_taskq.W008"
+    with override_settings(DJANGO_TASKQ={"PAYLOAD_LIMITS": 5}):
+        assert list(check_tasks()) == []
+
+
 @override_settings(TASKS={"default": {"BACKEND": IMMEDIATE}})
 def test_w001_a_default_backend_that_is_not_ours() -> None:
     warning = only(check_default_backend())
