@@ -183,6 +183,9 @@ class Supervisor:
         if self._pause > _PAUSE_FIRST:
             self._pause = _PAUSE_FIRST
             worker_log.info("The database answers again.")
+        # What arrived together with an answer is in psycopg's hands, and no socket tells of it.
+        if self.listener.connection is not None:
+            self._hear_hints(self.listener.connection)
 
     def _sleep(self, now: float) -> None:
         """Wait for signals, news of children, hints, or the next thing that is due."""

@@ -206,7 +206,10 @@ def test_a_worker_on_the_wrong_database_says_what_to_do(
     )
     try:
         assert worker.wait(60) == 1
-        assert "'default' has no tables of django_taskq: TASKS keeps the tasks in queue." in worker.output
+        assert (
+            "'default' has no tables of django_taskq: TASKS keeps the tasks in queue."
+            in worker.output
+        )
     finally:
         worker.stop()
 

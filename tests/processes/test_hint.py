@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 import pytest
 from django.db import transaction
 
+from django_taskq.models import Worker
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Ledger
+from tests.processes.support import Ledger, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +35,17 @@ def test_a_hint_wakes_an_idle_worker(start: Starter, ledger: Ledger) -> None:
     waited = latencies(ledger, 9)
     assert median(waited) < 0.5, waited
     assert max(waited) < 2.0, waited
+
+
+def test_an_idle_worker_does_not_doubt_that_hints_arrive(start: Starter) -> None:
+    worker = start(children=1)
+
+    def has_beaten_twice() -> bool:
+        row = Worker.objects.get(kind="SUPERVISOR", pid=worker.pid)
+        return row.last_seen_at - row.started_at > timedelta(seconds=6)
+
+    wait_until(has_beaten_twice, 30)
+    assert "LISTEN" not in worker.output
 
 
 def test_without_hints_a_task_starts_at_the_next_tick(

@@ -133,3 +133,16 @@ def test_an_address_that_does_not_answer_is_tried_again_in_a_minute(
     assert "No LISTEN at the address" in hears.text
     listener.tend(now + 61)
     assert len(hears.messages) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hint_that_arrives_with_an_answer_to_something_else_is_heard(
+    connection: db.Connection,
+) -> None:
+    listener = Listener(OPTIONS, "somebody")
+    listener.use(connection)
+    enqueue.hint("default")
+    arrived(listener.connection)
+    connection.execute("SELECT 1")  # takes what the socket held
+    assert select.select([connection], [], [], 0)[0] == []
+    assert listener.hear() is True
