@@ -210,9 +210,9 @@ class TaskWorker:
 
     def nursery(self) -> int:
         """Return the process id of the nursery: the parent of its children."""
-        nursery = parent_of(next(iter(self.children())))
-        self._seen.add(nursery)
-        return nursery
+        self.nursery_pid = parent_of(next(iter(self.children())))
+        self._seen.add(self.nursery_pid)
+        return self.nursery_pid
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait until it has ended; return its exit code."""

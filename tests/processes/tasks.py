@@ -10,10 +10,14 @@ import asyncio
 import contextvars
 import ctypes
 import os
+import random
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from django.utils import timezone, translation
 from django_taskq import Cancel, Retry, Snooze, TaskContext, task
 from django_taskq.db import UserConnections
 from django_taskq.exceptions import SoftTimeLimit
+from django_taskq.ids import new_id
 from tests.support import nasty
 
 # The longest that a task waits for its gate: a test that fails leaves nothing behind for long.
@@ -530,3 +535,34 @@ def break_the_pool(ledger: str) -> None:
             raise RuntimeError("an error of the worker's own")
 
         UserConnections.clean = fail_to_clean  # type: ignore[method-assign]
+
+
+@task
+def die_beside_a_program(ledger: str) -> str:
+    """Start a program, write its process id down, and kill this process: once."""
+    if Path(ledger).exists():
+        write(ledger, "again")
+        return "survived"
+    program = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({PATIENCE})"])
+    write(ledger, f"program:{program.pid}")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
+
+
+@task
+def roll_dice() -> list[Any]:
+    """Return this process, what a fork might share with another one, and its connection."""
+    numbers = [random.random(), secrets.token_hex(8), str(uuid.uuid4()), str(uuid.uuid1())]
+    name = tempfile.mktemp()  # a name, no file
+    return [os.getpid(), backend(), *numbers, name, new_id()]
+
+
+@task
+def tell_signals() -> dict[str, str]:
+    """Return what this process does about each signal that has a handler in Python."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {
+        signal.Signals(number).name: getattr(handler, "__qualname__", repr(handler))
+        for number, handler in handlers.items()
+        if callable(handler) and not isinstance(handler, signal.Handlers)
+    }
