@@ -17,11 +17,12 @@ WITH_SERVER := $(BIN)/python example_project/embedded_postgres.py run
 export UV_PYTHON_DOWNLOADS := never
 
 TEST_ARGS ?=
+CHAOS_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 PACKAGE_ARGS ?=
 
-.PHONY: help demo test bench lint docs package dev clean
+.PHONY: help demo test chaos soak bench lint docs package dev clean
 .DEFAULT_GOAL := help
 
 # `exec` below: Ctrl+C must not end the shell between make and the command, which is still busy
@@ -35,6 +36,12 @@ demo: $(VENV)/.has-example ## run the example site with its worker (DEMO_ARGS=--
 
 test: $(VENV)/.has-test ## run the tests (TEST_ARGS="-k name -n 0": some of them, in one process)
 	@exec $(WITH_SERVER) --fast -- $(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
+
+chaos: $(VENV)/.has-test ## kill, cut, suspend and poison workers for an hour (CHAOS_ARGS="--scale 0.05": less)
+	@exec $(BIN)/python -m tests.chaos full $(CHAOS_ARGS)
+
+soak: $(VENV)/.has-test ## do so for hours, each round by another chance (CHAOS_ARGS="--hours 2")
+	@exec $(BIN)/python -m tests.chaos soak $(CHAOS_ARGS)
 
 bench: $(VENV)/.has-example ## measure against a raw-SQL loop of the same statements (BENCH_ARGS=…)
 	@exec $(WITH_SERVER) -- $(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -13,7 +13,7 @@ import psycopg
 from django.db.backends.signals import connection_created
 
 from django_taskq import db
-from django_taskq.worker import child, executor, supervisor
+from django_taskq.worker import child, executor, opening, supervisor
 from tests.chaos.recording import NOTE, SAY
 
 # Set by the rig: the name of this worker, and where the ledger is.
@@ -86,8 +86,8 @@ def _name_connections() -> None:
     """Tell every connection of a worker who writes through it."""
     connect = db.worker_connection
 
-    def named(alias: str, *, name: str) -> db.Connection:
-        connection = connect(alias, name=name)
+    def named(*args: Any, **kwargs: Any) -> db.Connection:
+        connection = connect(*args, **kwargs)
         connection.execute("SELECT set_config('chaos.actor', %s, false)", [who])
         return connection
 
@@ -110,7 +110,14 @@ def _name_supervisors() -> None:
         who = f"supervisor:{self.id}"
         return begin(self)
 
+    wait = opening.wait_for_database
+
+    def wait_for_database(*args: Any) -> int | None:
+        say("here")
+        return wait(*args)
+
     supervisor.Supervisor.run = run  # type: ignore[method-assign]
+    opening.wait_for_database = wait_for_database  # type: ignore[assignment]
 
 
 def _name_children() -> None:

@@ -18,7 +18,9 @@ class ChaosConfig(AppConfig):
         from tests.chaos import actors
 
         if actors.WORKER in os.environ:
-            from tests.chaos import clocks
+            from tests.chaos import clocks, failpoints, sabotage
 
             clocks.install()
             actors.install()
+            sabotage.install()
+            failpoints.install()

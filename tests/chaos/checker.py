@@ -207,6 +207,8 @@ def _starts(
         if before.claim in raised:
             continue
         spell = spells.get(before.claim)
+        if spell is not None and evidence.was_put_back(spell):
+            continue
         if spell is None or not spell.was_taken or not _is_gone(evidence, spell):
             yield Violation("duplicated", task, f"started again at {after.seq} for no reason")
 

@@ -106,6 +106,8 @@ class Evidence:
     # How often some are to start, exactly; and which are never to start twice.
     starts: dict[str, int] = field(default_factory=dict)
     at_most_once: set[str] = field(default_factory=set)
+    # Those whose own process puts them back when their COMMIT got no answer: all was rolled back.
+    atomic: set[str] = field(default_factory=set)
 
     def spells(self) -> dict[str, list[Spell]]:
         """Return the spells of each task, in order."""
@@ -127,6 +129,11 @@ class Evidence:
         for note in self.notes:
             notes[note.task].append(note)
         return notes
+
+    def was_put_back(self, spell: Spell) -> bool:
+        """Say whether an atomic task's own process has put it back: nothing of it is there."""
+        is_ready = spell.end is not None and spell.end.new == "READY"
+        return spell.task in self.atomic and is_ready and not spell.was_taken
 
     def was_paused(self, actor: str, since: int, until: int) -> bool:
         """Say whether an actor was suspended at some time between two moments."""

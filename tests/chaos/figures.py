@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from tests.chaos.checker import Violation
 from tests.chaos.evidence import START, Evidence
@@ -53,6 +54,7 @@ def measure(
     recovery = tree_recovery = 0.0
     for spells in evidence.spells().values():
         for spell in spells:
+            raised[spell.task] += evidence.was_put_back(spell)
             gone = spell.actor in evidence.deaths or spell.actor in evidence.pauses
             if not (gone and spell.was_taken):
                 continue
@@ -82,6 +84,17 @@ def measure(
         tree_recovery=tree_recovery,
         remarks=remarks,
     )
+
+
+def total(lane: str, rows: Sequence[Figures], remarks: str = "") -> Figures:
+    """Sum several runs up."""
+    longest = {"recovery", "tree_recovery"}
+    sums: dict[str, Any] = {
+        name: (max if name in longest else sum)(getattr(row, name) for row in rows)
+        for name in (field.name for field in fields(Figures))
+        if name not in ("lane", "remarks")
+    }
+    return Figures(lane=lane, remarks=remarks, **sums)
 
 
 _HEADS = [

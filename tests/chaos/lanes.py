@@ -7,13 +7,14 @@ run. It raises Broken if a promise was broken.
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tests.chaos import tasks
 from tests.chaos.figures import Figures
 from tests.chaos.rig import Rig, every
+from tests.processes.support import TaskWorker
 
 # How much of what is enqueued is rolled back: it must never be seen.
 _ROLLED_BACK = 0.1
@@ -33,6 +34,8 @@ def mixed(rig: Rig, count: int, longest: float = 0.02) -> int:
     ids = rig.enqueue(kind, calls, commits=rig.random.random() >= _ROLLED_BACK)
     if kind is tasks.work_once:
         rig.enqueued.at_most_once.update(ids)
+    if kind is tasks.work_atomically:
+        rig.enqueued.atomic.update(ids)
     return len(ids)
 
 
@@ -55,8 +58,7 @@ def kills(rig: Rig, scale: float) -> Figures:
     """20,000 tasks, while 300 children are killed, one every 0.3 to 1 s."""
     count, wanted = sized(20_000, scale, 300), sized(300, scale, 5)
     for _ in range(2):
-        rig.start(children=2)
-    rig.wait_until_up(4)
+        rig.wait_until_up(rig.start(children=2), 2)
     done = 0
     is_due = every(lambda: rig.random.uniform(0.3, 1.0))
     while done < wanted or len(rig.enqueued.accepted) < count:
@@ -72,5 +74,84 @@ def kills(rig: Rig, scale: float) -> Figures:
     return figures
 
 
-Lane = Callable[[Rig, float], Figures]
-LANES: dict[str, Lane] = {lane.__name__: lane for lane in (steady, kills)}
+def poison(rig: Rig, scale: float) -> Figures:
+    """10 tasks that kill or exhaust their process, among 2,000 others."""
+    kinds = [*tasks.KILLERS, "SIGKILL", "memory", "sys.exit", "recursion", "once"]
+    known = rig.enqueued
+    rig.start(children=2)
+    rig.start(children=2)
+    for kind in kinds:
+        innocents = [(rig.random.uniform(0.001, 0.005),) for _ in range(sized(200, scale, 10))]
+        rig.enqueue(tasks.work, innocents)
+        if kind == "once":
+            (id,) = rig.enqueue(tasks.poison_once, [()])
+            known.at_most_once.add(id)
+        else:
+            task = tasks.poison if kind in tasks.KILLERS else tasks.exhaust
+            (id,) = rig.enqueue(task, [(kind,)])
+        known.expected[id], known.starts[id] = "FAILED", 1 if kind == "once" else 3
+    rig.drain()
+    return rig.judge("poison", f"{len(kinds)} poison")
+
+
+def stops(rig: Rig, scale: float) -> Figures:
+    """300 stops at random instants, with tasks that end within the grace time and some that don't.
+
+    When a worker has ended nothing is RUNNING, and it took its grace time and 2 s at most.
+    """
+    grace, slowest = 1.0, 0.0
+    count = sized(300, scale, 3)
+    for _ in range(count):
+        mixed(rig, 20, 0.05)
+        if rig.random.random() < 0.2:
+            rig.enqueue(tasks.work, [(4.0,)])
+        worker = rig.start("--shutdown-timeout", str(grace), children=2)
+        rig.wait_until_here(worker)
+        if rig.random.random() < 0.8:
+            rig.wait_until_up(worker, 2)
+        time.sleep(rig.random.uniform(0, 0.6))
+        slowest = max(slowest, stop_one(rig, worker, grace))
+        left = rig.sql("SELECT count(*) FROM django_taskq_livetask WHERE status = 'RUNNING'")
+        assert left == [(0,)], f"{left} RUNNING when the worker had ended"
+    rig.start(children=4)
+    rig.drain()
+    return rig.judge("stops", f"{count} stops, the slowest {slowest:.2f} s, grace {grace:g} s")
+
+
+def stop_one(rig: Rig, worker: TaskWorker, grace: float) -> float:
+    """Stop a worker by one or two signals; return how long it took."""
+    asked = time.monotonic()
+    worker.send(rig.random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]))
+    if rig.random.random() < 0.2:
+        time.sleep(rig.random.uniform(0, 0.5))
+        if worker.process.poll() is None:
+            worker.send(signal.SIGTERM)
+    # What runs on is killed when the grace time is over, or at the second signal.
+    rig.say("death", worker=rig.name_of(worker))
+    assert worker.wait() == 0, worker.output
+    took = time.monotonic() - asked
+    assert took <= grace + 2, f"the stop took {took:.2f} s"
+    rig.tend(0)
+    return took
+
+
+def cuts(rig: Rig, scale: float) -> Figures:
+    """For 60 s a connection of a worker is ended by the server every 0.2 s: nothing runs twice."""
+    wanted, lost = sized(300, scale, 10), 0
+    for _ in range(2):
+        rig.wait_until_up(rig.start(children=2), 2)
+    is_due = every(lambda: rig.random.uniform(0.1, 0.3))
+    while lost < wanted:
+        if rig.live() < 300:
+            mixed(rig, 50, 0.01)
+        if is_due():
+            lost += rig.sql(
+                "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name LIKE 'taskworker%' "
+                "ORDER BY random() LIMIT 1) AS one"
+            )[0][0]
+        time.sleep(0.02)
+    rig.drain()
+    figures = rig.judge("cuts", f"{lost} connections")
+    assert figures.duplicates == 0, figures
+    return figures

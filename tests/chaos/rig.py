@@ -75,9 +75,13 @@ class Rig:
         self.enqueued = Evidence()
         self._began = time.monotonic()
 
+    def count(self, table: str) -> int:
+        """Count the rows of a table."""
+        return int(self.sql(f"SELECT count(*) FROM {table}")[0][0])
+
     def live(self) -> int:
         """Count the tasks that have not finished."""
-        return int(self.sql("SELECT count(*) FROM django_taskq_livetask")[0][0])
+        return self.count("django_taskq_livetask")
 
     def say(self, kind: str, *, actor: str | None = None, worker: str = "") -> None:
         """Note what is about to be done to a process, or to all of a worker."""
@@ -134,14 +138,47 @@ class Rig:
             )
         ]
 
-    def wait_until_up(self, children: int) -> None:
-        """Wait until so many children of living workers have come up."""
+    def wait_until_up(self, worker: TaskWorker, children: int) -> None:
+        """Wait until so many children of a worker have come up."""
+        name = self.name_of(worker)
+        born = "SELECT count(*) FROM chaos_event WHERE kind = 'birth' AND worker = %s"
         wait_until(
-            lambda: (
-                self.sql("SELECT count(*) FROM chaos_event WHERE kind = 'birth'")[0][0] >= children
-            ),
-            what=f"{children} children come up",
+            lambda: self.sql(born, name)[0][0] >= children, what=f"{children} children come up"
         )
+
+    def wait_until_here(self, worker: TaskWorker) -> None:
+        """Wait until a worker listens to signals: it does so before it connects."""
+        listed = "SELECT count(*) FROM chaos_event WHERE kind = 'here' AND worker = %s"
+        name = self.name_of(worker)
+        wait_until(lambda: self.sql(listed, name)[0][0], what="the worker is here")
+
+    def tend(self, *codes: int) -> list[TaskWorker]:
+        """Take away the workers that have ended, and return them; only these codes are expected."""
+        ended = [worker for worker in self.workers if worker.process.poll() is not None]
+        for worker in ended:
+            self.workers.remove(worker)
+            code = worker.process.returncode
+            assert code in codes, f"ended with {code}:\n{worker.output[-4000:]}"
+        return ended
+
+    def wake(self, seconds: float) -> int:
+        """Wake up what has suspended itself for so long; return how many still are suspended."""
+        rows = self.sql(
+            "SELECT s.actor::text, s.worker, s.detail, "
+            "extract(epoch FROM clock_timestamp() - s.at)::float8 "
+            "FROM chaos_event s WHERE s.kind = 'stop' AND NOT EXISTS (SELECT FROM chaos_event c "
+            "WHERE c.kind = 'cont' AND c.seq > s.seq AND c.worker = s.worker "
+            "AND c.actor IS NOT DISTINCT FROM s.actor)"
+        )
+        waiting = 0
+        for actor, worker, pid, age in rows:
+            if age < seconds:
+                waiting += 1
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGCONT)
+            self.sql(recording.SAY, "cont", actor, worker, pid)
+        return waiting
 
     def kill_child(self) -> bool:
         """Kill a child by chance; False if none could be found."""
@@ -207,7 +244,9 @@ class Rig:
         """Ask all workers to stop, as a deployment does, and wait until they have."""
         users_connection.close()
         for worker in self.workers:
-            worker.send(signal.SIGTERM)
+            self.wait_until_here(worker)
+            if worker.process.poll() is None:
+                worker.send(signal.SIGTERM)
         for worker in self.workers:
             code = worker.wait()
             assert code == 0, f"ended with {code}:\n{worker.output[-4000:]}"
@@ -234,7 +273,7 @@ class Rig:
             known.doubtful,
         )
         found.expected, found.starts = known.expected, known.starts
-        found.at_most_once = known.at_most_once
+        found.at_most_once, found.atomic = known.at_most_once, known.atomic
         return found
 
     def judge(self, lane: str, remarks: str = "") -> Figures:

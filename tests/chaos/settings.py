@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.processes import settings
 from tests.processes.settings import *  # noqa: F403
 
-INSTALLED_APPS = ["django_taskq", "tests.chaos"]
+INSTALLED_APPS = [*(app for app in settings.INSTALLED_APPS if "tests" not in app), "tests.chaos"]

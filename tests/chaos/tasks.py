@@ -124,7 +124,7 @@ def poison_once(context: TaskContext) -> None:
     _kill_itself()
 
 
-@task(takes_context=True, max_attempts=3, backoff=0)
+@task(takes_context=True, max_attempts=3, backoff=0, retry_on=(Exception, SystemExit))
 def exhaust(context: TaskContext, how: str) -> None:
     """Raise what is no ordinary error: the process survives it, and the attempt fails."""
     id, attempt = context.task_result.id, context.attempt

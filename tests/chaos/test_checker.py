@@ -240,7 +240,23 @@ def unanswered() -> Story:
     return story
 
 
+def put_back() -> Story:
+    """The COMMIT of an atomic task gets no answer, and its process finds that it has not run."""
+    story = Story()
+    story.enqueue("t1")
+    story.claim("a", "c1", "t1")
+    story.start("t1")
+    story.end("t1")
+    story.rescue("t1")
+    story.evidence.changes[-1] = story.evidence.changes[-1]._replace(writer="child:a")
+    story.claim("a", "c2", "t1")
+    story.run("t1")
+    story.evidence.atomic.add("t1")
+    return story
+
+
 GOOD = [
+    put_back,
     quiet,
     killed,
     killed_when_done,
@@ -287,6 +303,10 @@ def started_unclaimed(evidence: Evidence) -> None:
 
 def started_twice_for_no_reason(evidence: Evidence) -> None:
     evidence.deaths.clear()
+
+
+def put_back_though_not_atomic(evidence: Evidence) -> None:
+    evidence.atomic.clear()
 
 
 def started_twice_under_one_claim(evidence: Evidence) -> None:
@@ -378,6 +398,7 @@ BAD: list[tuple[str, Callable[[], Story], Callable[[Evidence], None]]] = [
     ("unexpected", quiet, started_unclaimed),
     ("duplicated", killed, started_twice_for_no_reason),
     ("duplicated", quiet, started_twice_under_one_claim),
+    ("duplicated", put_back, put_back_though_not_atomic),
     ("duplicated", killed, once_started_again),
     ("stale", killed, written_by_the_dead),
     ("stale", killed, holds_a_value_of_the_dead),

@@ -1,0 +1,74 @@
+"""The lane of failpoints: every place in a worker, every way to fail there, many times."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.chaos import clocks, failpoints
+from tests.chaos.figures import Figures, total
+from tests.chaos.lanes import mixed
+from tests.chaos.rig import Broken, Rig, every
+
+# How a worker ends whose supervisor dies at a failpoint, or that was declared dead meanwhile.
+_CODES = (0, 3, -signal.SIGKILL, 75)
+# How long one place may take, and how long a process stays suspended.
+_PATIENCE = 120.0
+_SUSPENDED = 3 * clocks.TTL
+
+
+def fail_at(rig: Rig, places: Sequence[str], actions: Sequence[str], times: int) -> Figures:
+    """Fail at each place in each way so many times; suspend a fifth as often."""
+    rows = []
+    for place in places:
+        for action in actions:
+            if action == "cut" and place in failpoints.ONCE_IN_A_PROCESS:
+                continue  # it has no connection yet
+            rig.clear()
+            often = max(1, times // 5) if action == "stop" else times
+            try:
+                rows.append(_fail_at(rig, place, action, often))
+            except (Broken, AssertionError) as error:
+                raise Broken(f"{action} at {place}: {error}") from error
+    return total("failpoints", rows, f"{len(rows)} places and ways × {times}")
+
+
+def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
+    permits = rig.directory / f"permits-{place}-{action}"
+    permits.mkdir()
+    for number in range(times):
+        (permits / str(number)).touch()
+    environment = {
+        failpoints.FAILPOINT: f"{place}:{action}",
+        failpoints.PERMITS: str(permits),
+    }
+    deadline = time.monotonic() + _PATIENCE
+    # Some places are only come to when a child has died, others when a worker stops.
+    kills = every(lambda: 0.5 if place in ("fork", "in_rescue") else _PATIENCE)
+    stops = every(lambda: 1.5 if place in failpoints.AT_A_STOP else _PATIENCE)
+    told: set[int] = set()
+    workers = 2 if place in failpoints.IN_SUPERVISORS and action != "cut" else 1
+    while _left(permits) or rig.wake(_SUSPENDED):
+        assert time.monotonic() < deadline, f"{_left(permits)} of {times} never happened"
+        rig.tend(*_CODES)
+        while len(rig.workers) < workers:
+            rig.wait_until_here(rig.start("--shutdown-timeout", "2", children=2, **environment))
+        if rig.live() < 60:
+            mixed(rig, 20, 0.005)
+        if kills():
+            rig.kill_child()
+        if stops() and rig.workers and rig.workers[0].pid not in told:
+            told.add(rig.workers[0].pid)  # once: a second one, at its very end, would kill it
+            rig.workers[0].send(signal.SIGTERM)
+        time.sleep(0.02)
+    if place not in failpoints.IN_CHILDREN:
+        rig.start(children=2)  # what is there may be on its way out
+    rig.drain()
+    rig.tend(*_CODES)
+    return rig.judge(f"{place} {action}")
+
+
+def _left(permits: Path) -> int:
+    return sum(1 for _ in permits.iterdir())
