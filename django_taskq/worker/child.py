@@ -13,7 +13,7 @@ from django_taskq.worker.memory import MemoryLimit
 from django_taskq.worker.nursery import leave_stopping_to_the_supervisor
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.pools import Dropped, Seat, pool_class
-from django_taskq.worker.record import SharedMemory
+from django_taskq.worker.shared_memory import SharedMemory
 
 
 def run_child(order: dict[str, Any]) -> int:

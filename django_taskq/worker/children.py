@@ -19,7 +19,8 @@ from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.fork import Nursery, NurseryDied
 from django_taskq.worker.nursery import EXIT_NOT_LOADED, kill_group, kill_rest
 from django_taskq.worker.options import WorkerOptions
-from django_taskq.worker.record import Record, SharedMemory
+from django_taskq.worker.record import Record
+from django_taskq.worker.shared_memory import SharedMemory
 from django_taskq.worker.solo import SoloNursery
 
 # Seconds between looks at busy children.

@@ -41,7 +41,8 @@ from django_taskq.worker.console import TaskLines
 from django_taskq.worker.lanes import Lanes, Look, QueueChoice
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.pools import Batch, Dropped, Pool
-from django_taskq.worker.record import Budget, Record
+from django_taskq.worker.record import Record
+from django_taskq.worker.shared_memory import Budget
 
 # Keep about this many seconds of work claimed, and never more tasks than that.
 _PREFETCH, _MOST = 0.05, 500

@@ -8,7 +8,9 @@ from uuid import uuid4
 import pytest
 
 from django_taskq.ids import new_ids
-from django_taskq.worker.record import Holdings, ParallelRecord, SharedMemory
+from django_taskq.worker.parallel_record import ParallelRecord
+from django_taskq.worker.record import Holdings
+from django_taskq.worker.shared_memory import SharedMemory
 
 TOKEN = str(uuid4())
 

@@ -15,7 +15,8 @@ from uuid import uuid4
 import pytest
 
 from django_taskq.ids import new_ids
-from django_taskq.worker.record import Holdings, Record, SharedMemory
+from django_taskq.worker.record import Holdings, Record
+from django_taskq.worker.shared_memory import SharedMemory
 
 TOKEN = str(uuid4())
 

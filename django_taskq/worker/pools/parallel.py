@@ -12,11 +12,10 @@ from django_taskq.outcomes import Outcome
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.executor import Run
 from django_taskq.worker.pools import Dropped, Feeding, Seat
+from django_taskq.worker.parallel_record import ParallelRecord
 from django_taskq.worker.pools.limits import Watchdog
-from django_taskq.worker.record import ParallelRecord
 
 OVERDUE = "because a task ran over its hard time limit"
-
 
 class Taken(NamedTuple):
     """A task that was started."""
@@ -24,7 +23,6 @@ class Taken(NamedTuple):
     row: Claimed
     run: Run | None
     began: float
-
 
 class ParallelPool:
     """A queue of claimed tasks, and a place for each that runs."""
