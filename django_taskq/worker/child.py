@@ -6,13 +6,12 @@ from collections import deque
 from typing import Any
 
 from django_taskq import current
-from django_taskq.outcomes import Outcome
 from django_taskq.worker.console import set_up_logging
 from django_taskq.worker.feeder import Feeder
 from django_taskq.worker.memory import MemoryLimit
 from django_taskq.worker.nursery import leave_stopping_to_the_supervisor
 from django_taskq.worker.options import WorkerOptions
-from django_taskq.worker.pools import Dropped, Seat, pool_class
+from django_taskq.worker.pools import Seat, pool_class
 from django_taskq.worker.shared_memory import SharedMemory
 
 
@@ -34,25 +33,21 @@ def run_tasks(options: WorkerOptions, memory: SharedMemory, order: dict[str, Any
     if memory_limit is not None:
         memory_limit.warn_if_too_low()
     record = memory.records[order["slot"]]
-    outbox: deque[Outcome | Dropped] = deque()
     seat = Seat(
         options=options,
         worker_id=order["worker_id"],
         record=record,
-        outbox=outbox,
+        outbox=deque(),
         memory_limit=memory_limit,
     )
     pool = pool_class(options.pool)(seat)
     feeder = Feeder(
-        options,
-        record=record,
-        budget=memory.budget,
+        seat,
+        slot=order["slot"],
         pool=pool,
-        outbox=outbox,
-        worker_id=order["worker_id"],
+        budget=memory.budget,
         orders=order["orders"],
         bell=order["bell"],
-        slot=order["slot"],
         lent=(lambda: memory.lent_to_others(record)) if options.places else None,
     )
     pool.run(feeder)

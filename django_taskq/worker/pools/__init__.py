@@ -68,7 +68,7 @@ class Feeding(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Seat:
-    """What every pool is given: who it is, its record, and where outcomes go."""
+    """What the pool and the feeder of a child share: who it is, its record, where outcomes go."""
 
     options: WorkerOptions
     worker_id: str

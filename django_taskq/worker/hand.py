@@ -1,0 +1,109 @@
+"""What a child has in hand: tasks from their claim until their outcome is stored.
+
+An outcome is kept until the round trip that took it along has ended without an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django_taskq.db import Connection, Cursor
+from django_taskq.outcomes import (
+    Committed,
+    Completed,
+    Ended,
+    Failed,
+    Lost,
+    Outcome,
+    Retrying,
+    Unstored,
+)
+from django_taskq.transitions.claim import Claimed
+from django_taskq.worker import store
+from django_taskq.worker.console import TaskLines
+from django_taskq.worker.give_back import GiveBack
+from django_taskq.worker.pools import Dropped, Seat
+
+
+class Hand:
+    """The claimed tasks of a child, and those of their outcomes that wait to be stored."""
+
+    def __init__(self, seat: Seat, slot: int, lines: TaskLines) -> None:
+        self.worker_id = seat.worker_id
+        self.outbox = seat.outbox
+        self.lines = lines
+        # Every claimed task that is not stored, given back or dropped yet, by id.
+        self.rows: dict[str, Claimed] = {}
+        # Those of them that somebody has asked to end.
+        self.cancelled: set[str] = set()
+        # Outcomes that no round trip has stored yet.
+        self.unsent: list[Unstored] = []
+        # How long tasks run, on average.
+        self.run_time: float | None = None
+        self.give_back = GiveBack(seat.worker_id, slot, kept=self.rows)
+
+    def take(self, ids: Sequence[str], rows: Sequence[Claimed]) -> None:
+        """Add claimed tasks."""
+        self.rows.update(zip(ids, rows, strict=True))
+
+    def cancel(self, id: str) -> None:
+        """Note that somebody asks a task to end; it is ours, unless it has just ended."""
+        if id in self.rows:
+            self.cancelled.add(id)
+
+    def let_go(self, ids: Sequence[str]) -> None:
+        """Have tasks given back that were claimed and will not start here."""
+        for id in ids:
+            self.rows.pop(id, None)
+            self.cancelled.discard(id)
+        self.give_back.ask()
+
+    def collect(self) -> None:
+        """Take what the main thread has put into the outbox."""
+        outbox = self.outbox
+        ended: list[Ended] = []
+        for _ in range(len(outbox)):
+            outcome = outbox.popleft()
+            if isinstance(outcome, Dropped):
+                # Not one that was claimed anew meanwhile, under another token.
+                self.let_go([r.id for r in outcome.rows if self.rows.get(r.id) is r])
+            elif isinstance(outcome, Committed | Lost):
+                ended.append(outcome)
+            else:
+                self.unsent.append(outcome)
+        if ended:
+            self._account_for(ended)
+            store.report_lost(ended)
+
+    def send(self, connection: Connection) -> list[Cursor]:
+        """Send the outcomes; `stored` is told how many were still ours, when all went well."""
+        return store.send(connection, self.unsent)
+
+    def store_alone(self, connection: Connection) -> None:
+        """After an error: store the outcomes without a claim behind them, one by one if need be."""
+        self.stored(connection, store.store(connection, self.unsent, self.worker_id))
+
+    def stored(self, connection: Connection, matched: int) -> None:
+        """Forget the outcomes that were sent; account for those that matched nothing."""
+        sent, self.unsent = self.unsent, []
+        if not sent:
+            return
+        self._account_for(sent)
+        if matched < len(sent):
+            store.report_late(connection, sent)
+
+    def _account_for(self, stored: Sequence[Outcome]) -> None:
+        """Let go of tasks that have ended here."""
+        self._measure(stored)
+        self.lines.write(stored, self.rows)
+        for outcome in stored:
+            self.rows.pop(outcome.id, None)
+            self.cancelled.discard(outcome.id)
+
+    def _measure(self, stored: Sequence[Outcome]) -> None:
+        """Learn how long tasks run."""
+        kinds = Completed | Committed | Failed | Retrying
+        times = [o.ended - o.began for o in stored if isinstance(o, kinds)]
+        if times:
+            mean = sum(times) / len(times)
+            self.run_time = mean if self.run_time is None else (self.run_time + mean) / 2
