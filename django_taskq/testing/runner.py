@@ -22,8 +22,9 @@ from django_taskq.testing.connection import connection_of_test
 from django_taskq.testing.transactions import TestTransactions
 from django_taskq.transitions import claim, finish, presence
 from django_taskq.transitions.claim import Claimed
-from django_taskq.worker.executor import Executor, Run
+from django_taskq.worker.executor import Executor
 from django_taskq.worker.lanes import QueueChoice
+from django_taskq.worker.run import Run
 from django_taskq.worker.store import store
 
 # What a task may raise without ending the test: everything else that is no Exception (Ctrl+C,
@@ -115,13 +116,9 @@ class Runner:
         """Run a claimed task and store what it came to."""
         run = self._executor.run_of(row)
         raised: BaseException | None = None
-        if row.is_cancelled:
-            outcome: Outcome = self._executor.cancel_unstarted(row)
-        elif run is None:
-            outcome = self._executor.park_unknown(row)
-        elif row.is_expired:
-            outcome = self._executor.expire(row)
-        else:
+        outcome = self._executor.outcome_without_run(row, run)
+        if outcome is None:
+            assert run is not None
             outcome = self._execute(row, run)
             raised = self._executor.raised
         if not isinstance(outcome, Committed | Lost):  # an atomic task stores it itself
@@ -142,7 +139,7 @@ class Runner:
                 # In a worker the end of an atomic() block would have raised it in the task. The
                 # hooks of an atomic task run after it has committed, and cannot undo it.
                 if not isinstance(outcome, Committed):
-                    outcome = self._executor.fail(row, run, error, began)
+                    outcome = self._executor.decide(row, run, error, began)
             transactions.raised = self._executor.raised
         if self._progress is not None:
             report = (row.id, row.claim, json.dumps(self._progress))
@@ -159,17 +156,13 @@ class _Executor(Executor):
 
     raised: BaseException | None = None
 
-    def _decide(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
+    def decide(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
         self.raised = error
-        return super()._decide(row, run, error, began)
+        return super().decide(row, run, error, began)
 
     def execute(self, row: Claimed, run: Run, began: float) -> Outcome:
         self.raised = None
         return super().execute(row, run, began)
-
-    def fail(self, row: Claimed, run: Run, error: BaseException, began: float) -> Outcome:
-        """Say what becomes of a task after an error that is not its function's own."""
-        return self._decide(row, run, error, began)
 
 
 class _Alarm:

@@ -17,8 +17,9 @@ from django_taskq.serialization import class_path, error_record
 from django_taskq.task import at_most_once_names, find
 from django_taskq.transitions import presence, rescue
 from django_taskq.worker import store
-from django_taskq.worker.executor import overdue_error, retry_delay, run_of_row
+from django_taskq.worker.decision import overdue_error, retry_delay
 from django_taskq.worker.record import Holdings
+from django_taskq.worker.run import run_of_row
 
 # When to try again to settle what somebody else holds a lock on. Each try may wait for a second.
 _AGAIN = 2.0

@@ -30,7 +30,9 @@ from django_taskq.serialization import class_path
 from django_taskq.statuses import TaskStatus
 from django_taskq.tasks_api import LOGGER_NAME, TaskResultStatus, task_finished, task_started
 from django_taskq.transitions.claim import Claimed
+from django_taskq.worker import decision, listeners
 from django_taskq.worker.executor import Executor
+from django_taskq.worker.listeners import shown_result
 from tests.worker import samples
 from tests.worker.samples import claimed
 
@@ -316,11 +318,11 @@ def test_an_unknown_name_is_parked_under_that_name(executor: Watched) -> None:
     row = claimed("shop.tasks.not_here")
 
     assert executor.run_of(row) is None
-    assert executor.park_unknown(row).held_for == "unknown:shop.tasks.not_here"
+    assert decision.park_unknown(row).held_for == "unknown:shop.tasks.not_here"
 
 
 def test_a_task_that_came_too_late_says_so(executor: Watched) -> None:
-    record = json.loads(executor.expire(claimed(samples.give)).error)
+    record = json.loads(decision.expire(claimed(samples.give), "worker-1").error)
 
     assert record["exception_class_path"] == class_path(TaskExpired)
     assert record["attempt"] == 0
@@ -329,7 +331,7 @@ def test_a_task_that_came_too_late_says_so(executor: Watched) -> None:
 def test_a_task_that_was_to_end_is_not_started_again_and_says_so(executor: Watched) -> None:
     row = claimed(samples.give, attempts=2, is_cancelled=True)
 
-    record = json.loads(executor.cancel_unstarted(row).error)
+    record = json.loads(decision.cancel_unstarted(row, "worker-1").error)
 
     assert record["exception_class_path"] == class_path(TaskCancelled)
     assert record["message"] == "Cancelled before it was started again."
@@ -477,12 +479,11 @@ def test_when_nobody_listens_no_result_is_built(
 ) -> None:
     built: list[Any] = []
 
-    def build(self: Executor, *args: Any) -> Any:
+    def build(*args: Any) -> Any:
         built.append(args)
-        return result_of(self, *args)
+        return shown_result(*args)
 
-    result_of = Executor._result
-    monkeypatch.setattr(Executor, "_result", build)
+    monkeypatch.setattr(listeners, "shown_result", build)
 
     with caplog.at_level(logging.CRITICAL + 1, logger=LOGGER_NAME):
         executor = Watched()

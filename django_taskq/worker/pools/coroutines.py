@@ -20,11 +20,11 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django_taskq.events import worker_log
 from django_taskq.outcomes import Outcome
 from django_taskq.transitions.claim import Claimed
-from django_taskq.worker.executor import Run
 from django_taskq.worker.pools import Batch, Feeding, Seat
 from django_taskq.worker.pools.homes import CleanThreads, Home, Homes
 from django_taskq.worker.pools.limits import Entry
 from django_taskq.worker.pools.parallel import OVERDUE, ParallelPool, Taken
+from django_taskq.worker.run import Run
 
 # A coroutine that was cancelled for its hard time limit has so long to end before it is given up.
 _LAST_WORDS = 1.0

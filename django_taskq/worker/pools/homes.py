@@ -17,9 +17,10 @@ from typing import Any
 from django_taskq import db
 from django_taskq.outcomes import Outcome
 from django_taskq.transitions.claim import Claimed
-from django_taskq.worker.executor import Executor, Run
+from django_taskq.worker.executor import Executor
 from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Feeding, Seat
 from django_taskq.worker.pools.limits import Interrupter, Watchdog
+from django_taskq.worker.run import Run
 
 
 class _Thread:

@@ -10,12 +10,13 @@ from typing import NamedTuple, cast
 from django_taskq.events import worker_log
 from django_taskq.outcomes import Outcome
 from django_taskq.transitions.claim import Claimed
-from django_taskq.worker.executor import Run
-from django_taskq.worker.pools import Dropped, Feeding, Seat
 from django_taskq.worker.parallel_record import ParallelRecord
+from django_taskq.worker.pools import Dropped, Feeding, Seat
 from django_taskq.worker.pools.limits import Watchdog
+from django_taskq.worker.run import Run
 
 OVERDUE = "because a task ran over its hard time limit"
+
 
 class Taken(NamedTuple):
     """A task that was started."""
@@ -23,6 +24,7 @@ class Taken(NamedTuple):
     row: Claimed
     run: Run | None
     began: float
+
 
 class ParallelPool:
     """A queue of claimed tasks, and a place for each that runs."""
