@@ -1,25 +1,24 @@
-"""`manage.py taskworker`: options in, a Supervisor out."""
+"""`manage.py taskworker`: flags in, a Supervisor out."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_taskq import conf, db, registry
+from django_taskq import conf, registry
 from django_taskq.management.mistakes import explain_mistakes, usage
-from django_taskq.router import databases_of_tasks, our_backends
+from django_taskq.management.taskworker.flags import add_flags
+from django_taskq.management.taskworker.options import options_of
+from django_taskq.router import our_backends
 from django_taskq.suggestions import did_you_mean
 from django_taskq.task import find
 from django_taskq.tasks_api import has_tasks_setting, task_backends
-from django_taskq.worker.console import set_up_logging, wants_color
+from django_taskq.worker.console import set_up_logging
 from django_taskq.worker.fork import NurseryFailed
 from django_taskq.worker.health import HealthPortTaken
 from django_taskq.worker.opening import EXIT_ERROR
@@ -71,96 +70,7 @@ class Command(BaseCommand):
             sys.exit(error.returncode)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        what = parser.add_argument_group("What to run")
-        what.add_argument(
-            "-Q",
-            "--queues",
-            metavar="NAMES",
-            default=os.environ.get("TASKWORKER_QUEUES", ""),
-            help="comma separated, in order of preference; globs allowed (default: all queues)",
-        )
-        what.add_argument(
-            "-X",
-            "--exclude-queues",
-            metavar="NAMES",
-            default=os.environ.get("TASKWORKER_EXCLUDE_QUEUES", ""),
-            help="leave these out; comma separated, globs allowed (default: none)",
-        )
-        what.add_argument(
-            "--burst",
-            action="store_true",
-            help="exit when nothing is due now (for cron, tests, CI)",
-        )
-        what.add_argument(
-            "--max-tasks",
-            metavar="N",
-            type=_whole(1),
-            default=_environment("TASKWORKER_MAX_TASKS", _whole(1), 0),
-            help="exit after N tasks; no more are started (default: no limit)",
-        )
-        how = parser.add_argument_group("How to run")
-        how.add_argument(
-            "-P",
-            "--pool",
-            metavar="POOL",
-            choices=list(conf.POOLS),
-            default=_environment("TASKWORKER_POOL", _pool, None),
-            help="processes, threads, asyncio or solo, which is for debuggers (default: processes)",
-        )
-        how.add_argument(
-            "-c",
-            "--concurrency",
-            metavar="N",
-            type=_whole(1),
-            default=_environment("TASKWORKER_CONCURRENCY", _whole(1), None),
-            help="tasks at once (default: number of processors; threads 10, asyncio 100)",
-        )
-        how.add_argument(
-            "--max-tasks-per-child",
-            metavar="N",
-            type=_whole(0),
-            default=_environment("TASKWORKER_MAX_TASKS_PER_CHILD", _whole(0), None),
-            help="replace a process after N tasks (default: 0, no limit)",
-        )
-        how.add_argument(
-            "--max-memory-per-child",
-            metavar="MB",
-            type=_whole(0),
-            default=_environment("TASKWORKER_MAX_MEMORY_PER_CHILD", _whole(0), None),
-            help="replace a process that holds more, after its task (default: 0, no limit)",
-        )
-        how.add_argument(
-            "--shutdown-timeout",
-            metavar="SECONDS",
-            type=_seconds,
-            default=_environment("TASKWORKER_SHUTDOWN_TIMEOUT", _seconds, None),
-            help="time that running tasks get to finish after a stop (default: 25)",
-        )
-        how.add_argument(
-            "--reload",
-            action=argparse.BooleanOptionalAction,
-            default=_environment("TASKWORKER_RELOAD", _yes_or_no, None),
-            help="start anew when the code changes (default: if DEBUG is on; never with --burst)",
-        )
-        how.add_argument(
-            "--no-preload",
-            dest="preload",
-            action="store_false",
-            default=not _environment("TASKWORKER_NO_PRELOAD", _yes_or_no, False),
-            help="load the project in each process for itself, not once before the fork",
-        )
-        how.add_argument(
-            "--health-port",
-            metavar="[HOST:]PORT",
-            type=_address,
-            default=_environment("TASKWORKER_HEALTH_PORT", _address, None),
-            help="answer GET /live and /ready there (default: 0, nowhere; HOST: 127.0.0.1)",
-        )
-        how.add_argument(
-            "--database",
-            metavar="ALIAS",
-            help="the database with the tasks (default: that of the TASKS setting)",
-        )
+        add_flags(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker and exit with its code."""
@@ -170,7 +80,7 @@ class Command(BaseCommand):
                 "in shared memory. Run it in WSL (the Windows Subsystem for Linux) or on a Linux "
                 "machine, with the same database."
             )
-        worker_options = self._worker_options(options)
+        worker_options = options_of(options)
         set_up_logging(worker_options)
         self._load_tasks()
         self._warn(worker_options)
@@ -187,44 +97,6 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         if code:
             sys.exit(code)
-
-    def _worker_options(self, options: dict[str, Any]) -> WorkerOptions:
-        try:
-            settings = conf.get()
-            alias = options["database"] or _database()
-            if alias not in django_settings.DATABASES:
-                near = did_you_mean(alias, django_settings.DATABASES)
-                raise usage(f'There is no database "{alias}" in DATABASES.{near}')
-            db.user_connection(alias)
-        except ImproperlyConfigured as error:
-            raise CommandError(str(error)) from None
-        pool = options["pool"] or settings.pool
-        host, port = _given(options["health_port"], conf.address_of(settings.health_port))
-        can_reload = pool != "solo" and not options["burst"] and not options["max_tasks"]
-        return WorkerOptions(
-            database=alias,
-            queues=_names(options["queues"]),
-            excluded=_names(options["exclude_queues"]),
-            pool=pool,
-            concurrency=_concurrency(pool, options["concurrency"], settings),
-            burst=options["burst"],
-            max_tasks=options["max_tasks"],
-            max_tasks_per_child=_given(
-                options["max_tasks_per_child"], settings.max_tasks_per_child
-            ),
-            max_memory_per_child=_given(
-                options["max_memory_per_child"], settings.max_memory_per_child
-            ),
-            shutdown_timeout=_given(options["shutdown_timeout"], settings.shutdown_timeout),
-            database_wait=settings.database_wait,
-            listen=settings.listen,
-            reload=can_reload and _given(options["reload"], bool(django_settings.DEBUG)),
-            preload=options["preload"],
-            health_host=host,
-            health_port=port,
-            verbosity=options["verbosity"],
-            color=wants_color() and not options["no_color"],
-        )
 
     def _load_tasks(self) -> None:
         """Import every tasks.py here too: the supervisor decides on retries of killed tasks."""
@@ -296,102 +168,6 @@ def _ours_first(actions: Any) -> list[Any]:
     djangos = {"version", "verbosity", "settings", "pythonpath", "traceback", "no_color"}
     djangos |= {"force_color", "skip_checks"}
     return sorted(actions, key=lambda action: action.dest in djangos)
-
-
-def _pool(text: str) -> str:
-    if text not in conf.POOLS:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(conf.POOLS)}")
-    return text
-
-
-# As many as a record of running tasks is made for.
-_MOST_AT_ONCE = 1000
-
-
-def _concurrency(pool: str, given: int | None, settings: conf.Settings) -> int:
-    """Return how many tasks run at once. Raise CommandError where that many cannot."""
-    if pool == "solo":
-        if given is not None and given > 1:
-            raise usage(f"-P solo runs one task at a time, not -c {given}.")
-        return 1
-    count = given or settings.concurrency or conf.POOLS[pool] or os.cpu_count() or 1
-    if pool != "processes" and count > _MOST_AT_ONCE:
-        raise usage(
-            f"-P {pool} runs up to {_MOST_AT_ONCE} tasks at once in a process, not {count}: start "
-            "several workers."
-        )
-    return count
-
-
-def _given(value: Any, default: Any) -> Any:
-    """Return what the command line or the environment says, or else the setting."""
-    return default if value is None else value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    """Make a parser of whole numbers from `least` up."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
-        return number
-
-    return parse
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 up")
-    return seconds
-
-
-def _yes_or_no(text: str) -> bool:
-    answers = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    try:
-        return answers[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0") from None
-
-
-def _address(text: str) -> tuple[str, int]:
-    try:
-        return conf.address_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _environment(name: str, parse: Callable[[str], Any], default: Any) -> Any:
-    """Read an option from the environment. Raise CommandError if it is no good."""
-    text = os.environ.get(name)
-    if not text:
-        return default
-    try:
-        return parse(text)
-    except argparse.ArgumentTypeError as error:
-        raise usage(f"{name}: {error}") from None
-
-
-def _database() -> str:
-    """Return the alias of the one database that our backends use."""
-    aliases = databases_of_tasks()
-    if len(aliases) > 1:
-        raise usage(
-            f"Tasks are kept in several databases ({', '.join(aliases)}): say which one this "
-            "worker serves, with --database."
-        )
-    return aliases[0]
 
 
 def _allowed_queues() -> set[str]:
