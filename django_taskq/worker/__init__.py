@@ -5,6 +5,7 @@ The worker
   opening.py      how it begins: waits for the database, makes itself known
   children.py     the supervisor's children: forked, watched, ordered about
   aftermath.py    settles what dead and stuck children held
+  presence.py     notices whole workers and hosts that are gone
   fork.py         the supervisor's side of the nursery
   nursery.py      a fork server: loads the project once, forks children, reaps them
   listener.py     hears hints, on the supervisor's connection or on one around a pooler
