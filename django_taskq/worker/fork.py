@@ -75,7 +75,7 @@ class Nursery:
             meanwhile()
             if stop in readable:
                 return None
-            for message in self.messages():
+            for message in self.messages() if self.socket in readable else ():
                 if "failed" in message:
                     raise NurseryFailed(message["failed"])
                 if "ready" in message:

@@ -24,8 +24,10 @@ from django_taskq.worker.store import brief
 
 # A loop pass sweeps for so long at most, then beats and ticks have their turn.
 _PORTION = 0.2
-# Looks for lost tasks take at most this part of the time (dead rows make them slow).
-_SHARE = 0.05
+# Looks for lost tasks take at most this part of the time (dead rows make them slow). When somebody
+# has gone there are some for this many intervals, for a claim may have been under way; else one in
+# as many.
+_SHARE, _FEW = 0.05, 12
 # How many processes that have gone are remembered beside those that are there, and how many tasks a
 # line of the log names.
 _REMEMBERED, _NAMED = 1000, 20
@@ -70,10 +72,11 @@ class Presence:
         self.id = worker_id
         # Others have taken us off the list.
         self.is_declared_dead = False
-        # When to look for lost tasks.
-        self.sweep_at = 0.0
+        # When to look for lost tasks, and until when to do so often.
+        self.sweep_at = self._sweep_often_until = 0.0
         self.observer = Observer()
-        # Everybody who is there, and who was.
+        # Everybody who is there, by our last beat; None before the first. And who was, too.
+        self._others: set[str] | None = None
         self._seen: dict[str, Seen] = {}
         # Processes whose tasks are to be taken back.
         self._orphaned: deque[str] = deque()
@@ -88,7 +91,7 @@ class Presence:
         asked_at = time.monotonic()
         beat = presence.beat(connection, [self.id, *children])
         silent = self.observer.take_in(beat.others, asked_at=asked_at, answered_at=time.monotonic())
-        self._remember(beat.others)
+        self._remember(beat.others, asked_at)
         if self.id not in beat.known:
             # Who is dead judges nobody.
             self.is_declared_dead, self.sweep_at = True, float("inf")
@@ -98,6 +101,7 @@ class Presence:
 
     def _declare_dead(self, connection: Connection, silent: Sequence[Seen]) -> None:
         dead = presence.declare_dead(connection, silent)
+        self.sweep_at = 0.0  # it may be that they were declared dead by another, just now
         for row in silent:
             if row.id in dead:
                 worker_log.error(
@@ -105,10 +109,13 @@ class Presence:
                     self.describe(row.id),
                     clocks.TTL,
                 )
-        if dead:
-            self.sweep_at = 0.0
 
-    def _remember(self, others: Sequence[Seen]) -> None:
+    def _remember(self, others: Sequence[Seen], now: float) -> None:
+        """Note who is there; when somebody has gone, what they held may be lost."""
+        ids = {row.id for row in others}
+        if self._others is None or self._others - ids:
+            self.sweep_at, self._sweep_often_until = 0.0, now + _FEW * clocks.SWEEP
+        self._others = ids
         if len(self._seen) > len(others) + _REMEMBERED:
             self._seen.clear()
         self._seen.update((row.id, row) for row in others)
@@ -132,7 +139,9 @@ class Presence:
         if not self._orphaned:
             self._orphaned.extend(rescue.find_orphaned(connection))
             took = time.monotonic() - began
-            self.sweep_at = began + max(clocks.SWEEP, took / _SHARE)
+            often = began < self._sweep_often_until
+            pause = clocks.SWEEP if often else _FEW * clocks.SWEEP
+            self.sweep_at = began + max(pause, took / _SHARE)
         has_rescued = False
         while self._orphaned and time.monotonic() < began + _PORTION:
             swept = self._take_back(connection, self._orphaned[0])

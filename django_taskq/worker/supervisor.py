@@ -356,9 +356,7 @@ class Supervisor:
         if not self._is_leaving:
             worker_log.error("The nursery died; its children die with it, and it is started anew.")
         self.children.bury_all()
-        if not self._is_leaving and not self.children.start_nursery(
-            self.signals.wake, self._keep_beating
-        ):
+        if not self._is_leaving and not self._start_nursery():
             self._stop(grace=0.0)
 
     # --- stop and start anew ---------------------------------------------------------------------

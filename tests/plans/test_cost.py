@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_taskq.transitions import claim
+from django_taskq.transitions import claim, rescue
 from django_taskq.transitions.claim import Lane
 from tests.plans.cases import Case, claim_from, complete, lanes
 from tests.support import plans, population
@@ -192,6 +192,22 @@ def test_a_suspect_is_found_without_looking_at_the_backlog(scratch: Any, worker:
 
     assert rows == 1
     assert buffers < 60, plans.describe(plan)
+
+
+def test_a_look_for_lost_tasks_costs_a_few_descents_per_process(scratch: Any) -> None:
+    population.fill_running(scratch.user, workers=8, each=5)
+    sent = Case("rescue.FIND_ORPHANED", rescue.find_orphaned).sent
+    small = plans.measure(scratch.worker, sent)[1]
+    population.empty(scratch.user)
+    population.fill_ready(scratch.user, 100_000)
+    population.fill_running(scratch.user, workers=8, each=500)
+    scratch.user.execute("DELETE FROM django_taskq_worker WHERE pid > 6")
+
+    rows, large, plan = plans.measure(scratch.worker, sent)
+
+    assert rows == 2
+    # What a process holds is not read, but for the first of it.
+    assert large <= small + 40, plans.describe(plan)
 
 
 @pytest.mark.parametrize("count", [1, 50, 500])

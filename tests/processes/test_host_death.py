@@ -16,11 +16,12 @@ from django.db import connection
 from django_taskq import TaskCrashed, clocks
 from django_taskq.models import FinishedTask, Worker
 from example_project import embedded_postgres
-from tests.processes import tasks
+from tests.processes import brisk, tasks
 from tests.processes.conftest import Starter
 from tests.processes.servers import PrivateServer
 from tests.processes.support import Gate, Ledger, TaskWorker, is_alive, statuses, wait_until
 from tests.support.databases import migrate
+from tests.support.proxy import serve_proxy
 
 pytestmark = pytest.mark.slow
 
@@ -110,6 +111,34 @@ def test_a_suspended_worker_finds_itself_dead_and_changes_nothing(
 
 
 @pytest.mark.chaos
+def test_a_connection_that_is_dead_but_looks_alive_holds_nobody_up(
+    database: str, tmp_path: Path, ledger: Ledger, gate: Gate
+) -> None:
+    with serve_proxy(database) as proxy:
+        name = str(connection.settings_dict["NAME"])
+        flags = ("-c", "1", "--shutdown-timeout", "3")
+        worker = TaskWorker(flags, url=proxy.url(name), directory=tmp_path, settings=BRISK)
+        try:
+            worker.wait_until_ready(1)
+            result = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
+            ledger.start_of("runs")
+            proxy.hold("request", "answer")
+            worker.wait_for("no answer within 3 s; trying again", 20)
+            proxy.clear()
+            worker.wait_for("The database answers again", 20)
+            gate.open()
+            result.wait(timeout=60)
+            proxy.hold("request", "answer")
+            worker.send(signal.SIGTERM)
+            assert worker.wait(30) == 0
+        finally:
+            proxy.clear()
+            worker.stop()
+    assert FinishedTask.objects.get(pk=result.id).crashes == 0
+    assert ledger.tags() == ["runs"]
+
+
+@pytest.mark.chaos
 @pytest.mark.parametrize("pool", ["threads", "asyncio", "solo"])
 def test_every_pool_is_rescued(start_brisk: Starter, ledger: Ledger, gate: Gate, pool: str) -> None:
     lost = start_brisk(children=2, pool=pool)
@@ -123,6 +152,28 @@ def test_every_pool_is_rescued(start_brisk: Starter, ledger: Ledger, gate: Gate,
     gate.open()
     result.wait(timeout=20)
     assert (result.attempts, FinishedTask.objects.get(pk=result.id).crashes) == (1, 1)
+
+
+@pytest.mark.chaos
+def test_a_worker_whose_project_takes_long_to_load_anew_is_not_dead(
+    start_brisk: Starter, tmp_path: Path, ledger: Ledger, gate: Gate
+) -> None:
+    is_slow = tmp_path / "slow"
+    loading = start_brisk(children=1, environment={brisk.SLOW: str(is_slow)})
+    result = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
+    ledger.start_of("runs")
+    own = Worker.objects.get(kind="SUPERVISOR", pid=loading.pid).pk
+    start_brisk("-Q", "another", children=1)
+    is_slow.touch()
+    os.kill(loading.nursery(), signal.SIGKILL)
+    loading.wait_for("The nursery died")
+    time.sleep(2 * TTL)
+    assert Worker.objects.filter(pk=own).exists()
+    is_slow.unlink()
+    gate.open()
+    result.wait(timeout=30)
+    # Its supervisor was there to say that nobody is to blame.
+    assert FinishedTask.objects.get(pk=result.id).crashes == 0
 
 
 @pytest.mark.chaos

@@ -143,10 +143,11 @@ def test_sweeps_in_a_crowd_move_each_task_once(one: Connection, worker_id: str) 
     assert failed == (100,)
 
 
-# A sweep that has taken its snapshot, and pauses before it looks at tasks.
-PAUSED = rescue.RESCUE_ORPHANS.replace(
-    "WITH lost AS", "WITH pause AS MATERIALIZED (SELECT pg_advisory_xact_lock(42)), lost AS"
-).replace("WHERE t.worker_id =", "WHERE EXISTS (SELECT FROM pause) AND t.worker_id =")
+def paused(statement: str) -> str:
+    """Let a sweep take its snapshot, and pause before it looks at tasks."""
+    pause = "WITH pause AS MATERIALIZED (SELECT pg_advisory_xact_lock(42)), lost AS"
+    where = "WHERE EXISTS (SELECT FROM pause) AND t.worker_id ="
+    return statement.replace("WITH lost AS", pause).replace("WHERE t.worker_id =", where)
 
 
 def claim_anew(connection: Connection, mine: Running, worker_id: str) -> str:
@@ -159,16 +160,17 @@ def claim_anew(connection: Connection, mine: Running, worker_id: str) -> str:
     return token
 
 
+@pytest.mark.parametrize(("arrow", "crashes"), [("RESCUE_ORPHANS", 0), ("CONDEMN_ORPHANS", 2)])
 @pytest.mark.parametrize("by", ["a worker that arrived meanwhile", "the same worker"])
 def test_what_was_claimed_anew_after_a_sweep_began_is_not_taken_by_it(
-    one: Connection, other: Connection, worker_id: str, by: str
+    one: Connection, other: Connection, worker_id: str, by: str, arrow: str, crashes: int
 ) -> None:
-    mine = rows.add_running(one, worker_id)
+    mine = rows.add_running(one, worker_id, crashes=crashes)
     lose(one, worker_id)
     other.execute("SET lock_timeout = '20s'")
     one.execute("SELECT pg_advisory_lock(42)")
 
-    with mock.patch.object(rescue, "RESCUE_ORPHANS", PAUSED):
+    with mock.patch.object(rescue, arrow, paused(getattr(rescue, arrow))):
         sweeping = start_and_wait_until_blocked(lambda: sweep(other, worker_id), other, one)
         holder = worker_id if by == "the same worker" else rows.add_worker(one)
         token = claim_anew(one, mine, holder)

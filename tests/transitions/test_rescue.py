@@ -306,23 +306,34 @@ def test_a_process_that_is_listed_is_not_swept(connection: Connection, worker_id
     assert rows.statuses(connection, [one.id for one in mine]) == ["RUNNING", "RUNNING"]
 
 
+@pytest.mark.parametrize(
+    ("task", "crashes", "place"),
+    [
+        ("shop.tasks.send", 1, "rescued"),
+        ("shop.tasks.send", 2, "failed"),
+        ("shop.pay", 0, "failed"),
+    ],
+    ids=["rescued", "crashed", "at-most-once"],
+)
 def test_a_sweep_takes_a_thousand_at_once_and_says_that_there_may_be_more(
-    connection: Connection,
+    connection: Connection, task: str, crashes: int, place: str
 ) -> None:
     lost = rows.add_worker(connection)
     connection.execute(
-        "INSERT INTO django_taskq_livetask (task, status, claim, worker_id, started_at, attempts) "
-        "SELECT 'shop.tasks.send', 'RUNNING', gen_random_uuid(), %s, clock_timestamp(), 1 "
+        "INSERT INTO django_taskq_livetask "
+        "(task, crashes, status, claim, worker_id, started_at, attempts) "
+        "SELECT %s, %s, 'RUNNING', gen_random_uuid(), %s, clock_timestamp(), 1 "
         "FROM generate_series(1, 1001)",
-        [lost],
+        [task, crashes, lost],
     )
     lose(connection, lost)
 
     first, second = sweep(connection, lost), sweep(connection, lost)
 
-    assert [len(swept.rescued) for swept in (first, second)] == [1000, 1]
+    assert [len(getattr(swept, place)) for swept in (first, second)] == [1000, 1]
+    assert [sum(map(len, swept)) for swept in (first, second)] == [1000, 1]
     assert [swept.may_be_more for swept in (first, second)] == [True, False]
-    assert not set(first.rescued) & set(second.rescued)
+    assert not set(getattr(first, place)) & set(getattr(second, place))
 
 
 def test_a_row_whose_id_has_ended_before_does_not_stop_the_sweep(connection: Connection) -> None:

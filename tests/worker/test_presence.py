@@ -221,6 +221,40 @@ def test_a_counter_that_moves_at_the_last_moment_saves_its_process(
     assert late in listed(connection)
 
 
+def test_lost_tasks_are_looked_for_often_after_somebody_has_gone_and_else_now_and_then(
+    connection: Connection, clock: mock.Mock, mine: Presence
+) -> None:
+    other = tables.add_worker(connection)
+
+    def pause() -> float:
+        mine.beat(connection, [])
+        if clock.return_value >= mine.sweep_at:
+            mine.sweep(connection)
+        return float(mine.sweep_at - clock.return_value)
+
+    assert pause() == 5  # we have just come
+    clock.return_value += 60
+    assert pause() == 60  # all are here
+    connection.execute("DELETE FROM django_taskq_worker WHERE id = %s", [other])
+    clock.return_value += 5
+    assert pause() == 5
+    clock.return_value += 5
+    assert pause() == 5
+
+
+def test_a_look_for_lost_tasks_that_is_slow_is_seldom(
+    connection: Connection, clock: mock.Mock, mine: Presence
+) -> None:
+    def look(_: Connection) -> list[str]:
+        clock.return_value += 4  # a snapshot of an hour ago keeps millions of dead rows
+        return []
+
+    with mock.patch("django_taskq.worker.presence.rescue.find_orphaned", look):
+        mine.sweep(connection)
+
+    assert mine.sweep_at == pytest.approx(1080)
+
+
 def test_whoever_was_declared_dead_judges_nobody_and_sweeps_nothing(
     connection: Connection, clock: mock.Mock, mine: Presence
 ) -> None:
