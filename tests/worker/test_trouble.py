@@ -108,7 +108,7 @@ def test_a_row_that_somebody_holds_keeps_a_supervisor_from_nothing_else(
         assert deaths.waits and deaths.is_held_up
         # Not again in this round, nor in the next.
         assert not deaths.settle(connection)
-        assert presence.beat(connection, [worker_id]) == {worker_id}
+        assert presence.beat(connection, [worker_id]).known == {worker_id}
     assert "cannot be settled yet" in caplog.text
 
     monkeypatch.setattr(deaths, "settle_at", time.monotonic() - 1)
