@@ -12,7 +12,7 @@ from functools import partial, update_wrapper
 from django.db import Error
 
 from django_taskq.db import user_connection
-from django_taskq.events import enqueue_log
+from django_taskq.events import enqueue_log, one_line
 from django_taskq.transitions import enqueue
 
 _INTERVAL = 0.005
@@ -37,4 +37,6 @@ def _send(alias: str) -> None:
         enqueue.hint(alias)
     except Error as error:
         # The task is committed: the caller must not hear of this.
-        enqueue_log.warning("No hint could be sent; workers will find the task: %s", error)
+        enqueue_log.warning(
+            "No hint could be sent; workers will find the task: %s", one_line(str(error).strip())
+        )

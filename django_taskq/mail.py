@@ -19,7 +19,7 @@ from django.db import Error
 from django.utils.module_loading import import_string
 
 from django_taskq import conf
-from django_taskq.events import enqueue_log, task_log
+from django_taskq.events import enqueue_log, one_line, task_log
 from django_taskq.exceptions import PayloadTooLarge, TaskqError
 from django_taskq.mail_messages import dump, load
 from django_taskq.redact import RedactedError
@@ -95,7 +95,8 @@ class TaskqEmailBackend(BaseEmailBackend):
         except Error as error:
             if not self.fail_silently:
                 raise
-            enqueue_log.error("%d mail(s) could not be enqueued: %s", len(calls), error)
+            what = one_line(str(error).strip())
+            enqueue_log.error("%d mail(s) could not be enqueued: %s", len(calls), what)
             return 0
         return len(calls)
 

@@ -29,6 +29,8 @@ MASK = "********"
 _SHORT = 4
 # Where more than this would have to be looked for, all of a text is hidden.
 _MOST_WORDS = 5000
+# What lies deeper than enqueue() takes was made by SQL, and is hidden.
+_MAX_DEPTH = 64
 
 
 class RedactedError(Exception):
@@ -54,7 +56,10 @@ def hider(task: Any, args: str, kwargs: str) -> Hide | None:
 def hider_of(task: Any, args: Any, kwargs: Any) -> Hide | None:
     """Return what `hider` does, for decoded arguments."""
     secrets = _split(task, args, kwargs)[2]
-    words = {word for secret in secrets for text in _texts(secret) for word in _variants(text)}
+    try:
+        words = {word for secret in secrets for text in _texts(secret) for word in _variants(text)}
+    except RecursionError:
+        return _hide_all
     if not words:
         return None
     if len(words) > _MOST_WORDS:
@@ -148,15 +153,19 @@ def _names(func: Any, takes_context: bool) -> _Names:
     )
 
 
-def _masked(name: str, value: Any, rules: Sequence[Rule], secrets: list[Any]) -> Any:
+def _masked(
+    name: str, value: Any, rules: Sequence[Rule], secrets: list[Any], depth: int = 0
+) -> Any:
     """Return a value as it may be shown under its name; note in `secrets` what it may not."""
-    if _is_secret(name, rules):
+    if _is_secret(name, rules) or depth > _MAX_DEPTH:
         secrets.append(value)
         return MASK
     if isinstance(value, Mapping):
-        return {key: _masked(str(key), item, rules, secrets) for key, item in value.items()}
+        return {
+            key: _masked(str(key), item, rules, secrets, depth + 1) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_masked("", item, rules, secrets) for item in value]
+        return [_masked("", item, rules, secrets, depth + 1) for item in value]
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -71,6 +72,40 @@ class AttemptError(TaskError):  # type: ignore[misc]  # the stub is not frozen
     worker: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @property
+    def exception_class(self) -> type[BaseException]:
+        """Return the class of the exception, if this process has loaded it.
+
+        Django would import the path: to import is to run code, and the path is from a row. Raise
+        ImportError if it is not loaded, ValueError if it is no class of exceptions.
+        """
+        found = _loaded(self.exception_class_path)
+        if not isinstance(found, type) or not issubclass(found, BaseException):
+            raise ValueError(f"{self.exception_class_path!r} is no class of exceptions.")
+        return found
+
+
+def _loaded(path: str) -> Any:
+    """Return what a dotted path leads to in the modules that are loaded, asking no `__getattr__`.
+
+    Raise ImportError if there is no such thing.
+    """
+    names = path.split(".")
+    for count in range(len(names) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(names[:count]))
+        if found is None:
+            continue
+        try:
+            for name in names[count:]:
+                found = vars(found)[name]
+            return found
+        except (KeyError, TypeError):
+            break
+    raise ImportError(
+        f"{path!r} is not loaded in this process, and nothing is imported because a row names it. "
+        "Compare exception_class_path, or import its module first."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -94,8 +94,13 @@ def backoff_to_json(backoff: Any) -> Any:
 
 
 def backoff_from_json(stored: Any) -> Any:
-    """Read back what `backoff_to_json` made."""
-    return Exponential(stored["base"], stored["cap"]) if isinstance(stored, dict) else stored
+    """Read back what `backoff_to_json` made.
+
+    Somebody else may have made it, by SQL: raise TypeError, ValueError or KeyError if it is none.
+    """
+    if isinstance(stored, dict):
+        return exponential(base=float(stored["base"]), cap=float(stored["cap"]))
+    return check_backoff(stored)
 
 
 def _check_seconds(seconds: Any) -> float:

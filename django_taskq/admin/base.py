@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
@@ -38,9 +39,19 @@ class CappedPaginator(_Paginator):
         return rows.order_by()[:_COUNT_LIMIT].count()
 
 
+class LightChangeList(ChangeList):
+    """Leave in the database what a list does not show: it may be large, or hold anything."""
+
+    def get_queryset(self, *args: Any, **kwargs: Any) -> QuerySet[Any]:
+        unlisted: tuple[str, ...] = getattr(self.model_admin, "unlisted", ())
+        return super().get_queryset(*args, **kwargs).defer(*unlisted)
+
+
 class ReadOnlyAdmin(_ModelAdmin):
     """Show rows to those who may view them."""
 
+    # Columns that the pages of one row show, and lists do not.
+    unlisted: tuple[str, ...] = ()
     paginator = CappedPaginator
     show_full_result_count = False
     list_per_page = 50
@@ -49,6 +60,9 @@ class ReadOnlyAdmin(_ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Read where the tasks are kept, whatever the project's routers say."""
         return super().get_queryset(request).using(database_of_tasks())
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return LightChangeList
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

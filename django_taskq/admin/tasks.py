@@ -26,10 +26,16 @@ def _hidden(row: TaskRow, text: Any) -> str:
     return str(text) if hide is None else hide(str(text))
 
 
+def _records(errors: Any) -> list[dict[str, Any]]:
+    """Return the records of failed attempts that a row holds; one made by SQL may hold anything."""
+    return [error for error in errors if isinstance(error, dict)] if errors else []
+
+
 class TaskAdmin(ReadOnlyAdmin):
     """What the pages of both tables share."""
 
     list_filter = ("status",)
+    unlisted: tuple[str, ...] = ("args", "kwargs", "errors", "options", "headers")
     search_fields = ("=id",)
     search_help_text = _("The id of a task")
 
@@ -51,7 +57,7 @@ class TaskAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("progress"))
     def shown_progress(self, row: TaskRow) -> str:
-        if not row.progress:
+        if not row.progress or not isinstance(row.progress, dict):
             return "–"
         done, total = row.progress.get("done"), row.progress.get("total")
         counted = f"{done} / {total}" if total else f"{done}"
@@ -73,7 +79,7 @@ class TaskAdmin(ReadOnlyAdmin):
                         error.get("finished_at", ""),
                         _hidden(row, error.get("traceback", "")),
                     )
-                    for place, error in enumerate(reversed(row.errors))
+                    for place, error in enumerate(reversed(_records(row.errors)))
                 ),
             )
             or "–"
@@ -112,6 +118,7 @@ class LiveTaskAdmin(TaskAdmin):
 class FinishedTaskAdmin(TaskAdmin):
     """Tasks that have ended."""
 
+    unlisted = (*TaskAdmin.unlisted, "progress", "return_value")
     list_display = (
         "id",
         "task",

@@ -146,9 +146,23 @@ def show(id: str, *, database: str | None = None) -> TaskDetail:
     for name in (*_TIMES, "finished_at"):
         made[name] = moment(made[name])
     for name in _JSON:
-        made[name] = json.loads(made[name]) if made[name] is not None else None
+        made[name] = _decoded(made[name])
+    made["errors"] = _records(made["errors"])
     detail = TaskDetail(**_masked(made), why="")
     return _with(detail, why=" ".join(_reasons(alias, detail, due_in)))
+
+
+def _decoded(text: str | None) -> Any:
+    """Read JSON; what was made by SQL, and Python cannot read, is said to be so."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"(unreadable: {type(error).__name__})"
+
+
+def _records(errors: Any) -> list[dict[str, Any]]:
+    """Return what records of failed attempts a row holds."""
+    return [record for record in errors if isinstance(record, dict)] if errors else []
 
 
 def _read(alias: str, id: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from shlex import quote
 from typing import Any
 
 from django.core.checks.registry import registry as registered_checks
@@ -211,7 +212,7 @@ def _work(alias: str) -> Iterator[Finding]:
                 "no-worker",
                 f'Tasks in the queue "{name}" have been due for {seconds:.0f} s, and no worker '
                 "that runs serves it.",
-                f"manage.py taskworker -Q {name}",
+                f"manage.py taskworker -Q {quote(name)}",
             )
     registry.discover()
     for held_for, count in _ask(alias, findings.HELD_NAMES):
@@ -226,7 +227,7 @@ def _work(alias: str) -> Iterator[Finding]:
             "Restart the workers: this project knows it."
             if known
             else "Deploy code that knows it (an alias for the old name will do), or: "
-            f"manage.py taskqueue cancel --status HELD --task '{name}'",
+            f"manage.py taskqueue cancel --status HELD --task {quote(name)}",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from django_taskq.events import one_line
 from django_taskq.suggestions import did_you_mean
 
 # What argparse ends with, too.
@@ -16,14 +17,14 @@ EXIT_USAGE = 2
 
 def usage(message: str) -> CommandError:
     """Make the error of a command that was used wrongly."""
-    return CommandError(message, returncode=EXIT_USAGE)
+    return CommandError(one_line(message, 2000), returncode=EXIT_USAGE)
 
 
 def explain_mistakes(parser: CommandParser, known: Callable[[], Iterable[str]]) -> None:
     """Let a command's parser say what an unknown word might have meant, among those `known`."""
 
     def error(message: str) -> Any:
-        CommandParser.error(parser, explained(message, known()))
+        CommandParser.error(parser, one_line(explained(message, known()), 2000))
 
     setattr(parser, "error", error)  # noqa: B010  # mypy: a method is no attribute
 

@@ -13,7 +13,7 @@ from itertools import count
 from uuid import uuid4
 
 from django_taskq.db import Connection
-from django_taskq.events import worker_log
+from django_taskq.events import one_line, worker_log
 from django_taskq.transitions import presence
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.fork import Nursery, NurseryDied
@@ -112,7 +112,7 @@ class Children:
         if threads:
             worker_log.warning(
                 "The project starts threads when it is loaded (%s); they do not run in children.",
-                ", ".join(threads),
+                one_line(", ".join(threads), 500),
             )
         return threads is not None
 

@@ -103,7 +103,7 @@ class _ConsoleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = record.getMessage()
+        text = _fit(record.getMessage())
         if record.levelno >= logging.ERROR:
             text = self.style.ERROR(text)
         elif record.levelno >= logging.WARNING:
@@ -111,8 +111,18 @@ class _ConsoleFormatter(logging.Formatter):
         elif text[:1] in "✓+":
             text = self.style.SUCCESS(text[:1]) + text[1:]
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text += "\n" + _INDENT + _fit(self.formatException(record.exc_info))
         return f"{moment} {text}"
+
+
+_INDENT = "    "
+# The longest line that is shown of a message or a traceback.
+_LONGEST = 4000
+
+
+def _fit(text: str) -> str:
+    """Let no text drive the terminal, nor look like a log line of its own: those begin at once."""
+    return f"\n{_INDENT}".join(one_line(line, _LONGEST) for line in text.split("\n"))
 
 
 def _marks() -> tuple[str, str]:
@@ -205,6 +215,9 @@ def _kind(error: str) -> str:
 
 
 def _waited(row: Claimed, began: float) -> str:
-    due = datetime.fromisoformat(max(row.run_after, row.enqueued_at)).timestamp()
+    try:
+        due = datetime.fromisoformat(max(row.run_after, row.enqueued_at)).timestamp()
+    except ValueError:  # made by SQL, with a time that Python does not know
+        return ""
     waited = time.time() - (time.monotonic() - began) - due
     return f"  (waited {max(0.0, waited) * 1000:.0f} ms)" if began else ""

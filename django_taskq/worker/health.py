@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socketserver
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, SHUT_RDWR
 from typing import Any
 
 # Says whether all is well, and what is known of it.
@@ -40,10 +43,54 @@ class HealthServer:
         self._server.server_close()
 
 
+# A request has to be complete after so many seconds, however slowly its client sends; and of more
+# connections than this, the oldest is closed: a probe is always answered, by few threads.
+_REQUEST_TIME, _MOST_CONNECTIONS = 5.0, 64
+
+
 class _Server(ThreadingHTTPServer):
     address_family = AF_INET
     daemon_threads = True
     block_on_close = False
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        # Open connections, the oldest first, and when each has to be done with.
+        self._open: dict[Any, float] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open[request] = time.monotonic() + _REQUEST_TIME
+            crowd = list(self._open)[:-_MOST_CONNECTIONS]
+        for oldest in crowd:
+            self._hang_up(oldest)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Hang up on whoever takes too long; called twice a second."""
+        now = time.monotonic()
+        with self._lock:
+            late = [request for request, end in self._open.items() if now >= end]
+        for request in late:
+            self._hang_up(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that break: they are hung up on, or hang up."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def _hang_up(self, request: Any) -> None:
+        # Its thread sees the end of the connection, and closes it.
+        with self._lock:
+            self._open.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(SHUT_RDWR)
 
     def server_bind(self) -> None:
         # HTTPServer would ask the name server for the name of the host, which may take long.
@@ -81,6 +128,13 @@ def _handler(answers: Mapping[str, Answer]) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(text)
+
+        def send_error(
+            self, code: int, message: str | None = None, explain: str | None = None
+        ) -> None:
+            """Answer what is no proper request with as few words, and nothing of what was sent."""
+            self.close_connection = True
+            self._send(code, {"error": "Ask by GET or HEAD."})
 
         def log_message(self, format: str, *args: Any) -> None:
             """Leave probes out of the log: they come every few seconds."""

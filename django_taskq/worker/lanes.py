@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -17,6 +17,8 @@ _NO_FLOOR = "-infinity"
 _SLOW, _SLOW_PER_ROW = 0.002, 0.00001
 # How much later than it enqueued a transaction may commit to be found by a loose look.
 _SLACK = timedelta(seconds=1)
+# Whoever enqueues by SQL may choose any time; a floor has to leave room for the slack.
+_FIRST_FLOOR = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class QueueChoice:
@@ -148,7 +150,10 @@ class Lanes:
             lane = Lane(row.queue_name, row.priority)
             if lane not in seen:
                 seen.add(lane)
-                come_to = datetime.fromisoformat(row.run_after)
+                try:
+                    come_to = max(datetime.fromisoformat(row.run_after), _FIRST_FLOOR)
+                except ValueError:  # made by SQL: "-infinity", or a year of five digits
+                    continue
                 # A loose or full look may have brought something from below.
                 self._floors[lane] = max(come_to, self._floors.get(lane, come_to))
 

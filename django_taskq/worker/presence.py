@@ -15,7 +15,7 @@ import psycopg
 
 from django_taskq import clocks, registry
 from django_taskq.db import Connection
-from django_taskq.events import worker_log
+from django_taskq.events import one_line, worker_log
 from django_taskq.task import at_most_once_names
 from django_taskq.transitions import presence, rescue
 from django_taskq.transitions.presence import Seen
@@ -126,10 +126,10 @@ class Presence:
         if row is None:
             return f"The worker process {worker_id}"
         if row.kind == "SUPERVISOR":
-            return f"The worker {row.pid} on {row.host}"
+            return f"The worker {row.pid} on {one_line(row.host)}"
         parent = self._seen.get(row.parent_id or "")
         of = f" of the worker {parent.pid}" if parent is not None else ""
-        return f"The process {row.pid}{of} on {row.host}"
+        return f"The process {row.pid}{of} on {one_line(row.host)}"
 
     # --- sweeps ----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from typing import IO
 from django.conf import settings
 from django.utils import autoreload
 
-from django_taskq.events import worker_log
+from django_taskq.events import one_line, worker_log
 from django_taskq.worker.children import Children
 from django_taskq.worker.nursery import load_project
 from django_taskq.worker.signals import GRACEFUL, NOW
@@ -217,6 +217,6 @@ def _start_check(output: IO[bytes]) -> subprocess.Popen[bytes]:
 
 def _short(file: Path) -> str:
     try:
-        return str(file.relative_to(Path.cwd()))
+        return one_line(str(file.relative_to(Path.cwd())))
     except ValueError:
-        return str(file)
+        return one_line(str(file))

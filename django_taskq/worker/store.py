@@ -9,7 +9,7 @@ from typing import Any, assert_never
 import psycopg
 
 from django_taskq.db import Connection, Cursor, TooMuch, Trouble, roll_back
-from django_taskq.events import worker_log
+from django_taskq.events import one_line, worker_log
 from django_taskq.exceptions import UnstorableResult
 from django_taskq.outcomes import (
     Cancelled,
@@ -145,5 +145,5 @@ def _warn_late(outcome: Outcome) -> None:
 
 
 def brief(error: BaseException) -> str:
-    """Return the first line of a database error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of a database error, fit for a log line: it quotes what it refuses."""
+    return one_line(str(error).strip().split("\n")[0].strip() or type(error).__name__, 500)

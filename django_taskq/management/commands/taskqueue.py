@@ -13,7 +13,7 @@ from django_taskq.control import ControlError
 from django_taskq.events import one_line
 from django_taskq.management.mistakes import explain_mistakes, usage
 from django_taskq.management.taskqueue import VERBS
-from django_taskq.management.taskqueue.answers import Answer, dumps
+from django_taskq.management.taskqueue.answers import Answer, dumps, shown
 from django_taskq.management.taskqueue.parsing import HelpfulParser
 from django_taskq.tasks_api import TaskResultDoesNotExist
 
@@ -86,7 +86,7 @@ class Command(BaseCommand):
         if is_json:
             text = dumps(answer.data, ensure_ascii=encoding.lower() not in {"utf-8", "utf8"})
         else:
-            text = "\n".join(answer.lines).encode(encoding, "backslashreplace").decode(encoding)
+            text = shown(answer.lines).encode(encoding, "backslashreplace").decode(encoding)
         self.stdout.write(text)
         self.stdout.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -51,8 +52,25 @@ def as_json(value: Any) -> Any:
 
 
 def dumps(value: Any, *, ensure_ascii: bool = False) -> str:
-    """Write the one JSON document; what JSON lacks is written as text."""
-    return json.dumps(as_json(value), indent=2, ensure_ascii=ensure_ascii, default=repr)
+    """Write the one JSON document; what JSON lacks is written as text.
+
+    JSON itself escapes few control characters: those that drive a terminal or turn the direction
+    of writing are escaped here, which means the same to whoever reads the document.
+    """
+    text = json.dumps(as_json(value), indent=2, ensure_ascii=ensure_ascii, default=repr)
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """Write what cannot be printed in JSON text as JSON's own escapes."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def shown(lines: Iterable[str]) -> str:
+    """Join lines for a terminal, which none of them may drive, nor break in two."""
+    return "\n".join(one_line(line, sys.maxsize) for line in lines)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: str = "") -> list[str]:

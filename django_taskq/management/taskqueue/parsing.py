@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from django_taskq.control import ControlError
 from django_taskq.control.listing import known_status
+from django_taskq.events import one_line
 from django_taskq.management.mistakes import explained, usage
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -24,7 +25,7 @@ class HelpfulParser(CommandParser):
     """Know what a mistyped flag might have meant."""
 
     def error(self, message: str) -> Any:
-        super().error(explained(message, self._option_string_actions))
+        super().error(one_line(explained(message, self._option_string_actions), 2000))
 
 
 def add_filters(parser: ArgumentParser, *, status_help: str) -> None:

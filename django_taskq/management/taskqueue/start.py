@@ -12,7 +12,7 @@ from django_taskq import control, registry
 from django_taskq.events import one_line
 from django_taskq.exceptions import ArgumentsError, PayloadTooLarge, TaskControl, UnknownTask
 from django_taskq.management.mistakes import usage
-from django_taskq.management.taskqueue.answers import EXIT_ERROR, EXIT_OK, Answer, Verb
+from django_taskq.management.taskqueue.answers import EXIT_ERROR, EXIT_OK, Answer, Verb, escaped
 from django_taskq.management.taskqueue.parsing import arguments, future, seconds, whole
 from django_taskq.router import our_backends
 from django_taskq.task import Task, find_or_raise
@@ -125,7 +125,7 @@ def _run(options: dict[str, Any]) -> Answer:
             lines=[f"The task raised {one_line(said)}: a worker would act on that."],
             code=EXIT_ERROR,
         )
-    value = json.dumps(ran.return_value, ensure_ascii=False, default=repr)
+    value = escaped(json.dumps(ran.return_value, ensure_ascii=False, default=repr))
     lines = [value]
     if ran.problem:
         lines.append(f"A worker could not store this value: {ran.problem}")
