@@ -1,0 +1,3 @@
+"""The code of the same site after it."""
+
+from __future__ import annotations
