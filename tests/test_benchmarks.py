@@ -38,12 +38,12 @@ def run(url: str, *arguments: str) -> Done:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        out, errors = process.communicate(timeout=280)
+        out, errors = process.communicate(timeout=880)
     return Done(process.pid, process.returncode, out, errors)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_measurement_prints_a_table_and_writes_json(server_url: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     names = ["enqueue", "drain", "atomic", "pools", "latency", "claim", "snapshot"]
@@ -76,7 +76,7 @@ def test_every_measurement_prints_a_table_and_writes_json(server_url: str, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_drain_that_lost_a_task_gives_no_figure(server_url: str) -> None:
     with server.new_database(server_url) as url:
         bench = tree.Tree(url)
