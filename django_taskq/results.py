@@ -236,10 +236,15 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
         last = self.errors[-1] if self.errors else None
         kind = _FAILURES.get(last.exception_class_path if last else "", TaskFailed)
         why = getattr(last, "message", "") or (last.exception_class_path if last else "")
+        tries = f"{self.attempts} attempt(s)"
+        if kind is TaskCrashed:  # which uses no attempt
+            crashed = class_path(TaskCrashed)
+            crashes = sum(error.exception_class_path == crashed for error in self.errors)
+            tries = f"{crashes} crash{'es' if crashes > 1 else ''}"
         raise kind(
             f"{self.task.name} {self.id} ended as {self.row_status}"
             + (f" ({why})" if why else "")
-            + f" after {self.attempts} attempt(s).",
+            + f" after {tries}.",
             self.errors,
         )
 

@@ -274,7 +274,7 @@ def sweep(
 
 READ_RUNNING = """
 /* django_taskq:read_running */
-SELECT task, claim, attempts, max_attempts, options,
+SELECT task, queue_name, claim, attempts, max_attempts, options,
   extract(epoch FROM statement_timestamp() - started_at)::float8
 FROM django_taskq_livetask
 WHERE id = %(id)s::uuid AND worker_id = %(worker)s::uuid
@@ -284,7 +284,9 @@ WHERE id = %(id)s::uuid AND worker_id = %(worker)s::uuid
 class Overdue(NamedTuple):
     """A task that ran when its process was killed for the hard time limit."""
 
+    id: str
     task: str
+    queue_name: str
     claim: str
     attempts: int
     max_attempts: int | None
@@ -301,5 +303,5 @@ def read_running(connection: Connection, worker_id: str, task_id: str) -> Overdu
     if row is None:
         return None
     now = time.monotonic()
-    task, claim, attempts, max_attempts, options, seconds = row
-    return Overdue(task, claim, attempts, max_attempts, options, now - seconds, now)
+    *columns, seconds = row
+    return Overdue._make([task_id, *columns, now - seconds, now])

@@ -17,7 +17,9 @@ from django_taskq.serialization import class_path, error_record
 from django_taskq.task import at_most_once_names, find
 from django_taskq.transitions import presence, rescue
 from django_taskq.worker import store
+from django_taskq.worker.console import TaskLines
 from django_taskq.worker.decision import overdue_error, retry_delay
+from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Holdings
 from django_taskq.worker.run import run_of_row
 
@@ -78,7 +80,8 @@ class Death:
 class Aftermath:
     """What is to be settled; nothing is forgotten while the database is away."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
         self._relieved: deque[tuple[str, Holdings]] = deque()
         self._deaths: deque[Death] = deque()
         # When to settle; in the past, unless somebody was in the way.
@@ -187,6 +190,7 @@ class Aftermath:
             else Retrying(task_id, row.claim, record, delay, began, ended)
         )
         store.store(connection, [outcome], death.worker_id)
+        TaskLines(self._options, death.worker_id).write([outcome], {task_id: row})
 
 
 def _once_of(death: Death) -> rescue.Once | None:

@@ -82,7 +82,7 @@ class Children:
         ]
         # They ring it: "there is more work than I can take", "I am idle".
         self.bell_read, self.bell_write = _pipe()
-        self.aftermath = Aftermath()
+        self.aftermath = Aftermath(options)
         self.nursery: Nursery | SoloNursery | None = None
         # Without preloading: no child has ever come up, and one has said that it cannot.
         self.cannot_load = False

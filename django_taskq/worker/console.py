@@ -31,6 +31,7 @@ from django_taskq.outcomes import (
 )
 from django_taskq.tasks_api import LOGGER_NAME
 from django_taskq.transitions.claim import Claimed
+from django_taskq.transitions.rescue import Overdue
 from django_taskq.worker.options import WorkerOptions
 
 
@@ -146,7 +147,9 @@ class TaskLines:
         """Log that a task starts."""
         task_log.info("> %s  %s  starts", one_line(row.task), one_line(row.queue_name))
 
-    def write(self, outcomes: Sequence[Outcome], rows: Mapping[str, Claimed]) -> None:
+    def write(
+        self, outcomes: Sequence[Outcome], rows: Mapping[str, Claimed] | Mapping[str, Overdue]
+    ) -> None:
         """Log what these tasks came to."""
         if not self.verbosity or not task_log.isEnabledFor(logging.INFO):
             return
@@ -155,7 +158,7 @@ class TaskLines:
             if row is not None:
                 self._write_one(outcome, row)
 
-    def _write_one(self, outcome: Outcome, row: Claimed) -> None:
+    def _write_one(self, outcome: Outcome, row: Claimed | Overdue) -> None:
         began, ended = getattr(outcome, "began", 0.0), getattr(outcome, "ended", 0.0)
         mark, how = self._words(outcome, row)
         failed = isinstance(outcome, Failed | Retrying)
@@ -166,7 +169,7 @@ class TaskLines:
             one_line(row.task),
             one_line(row.queue_name),
             ended - began,
-            "" if failed else _waited(row, began),
+            "" if failed or isinstance(row, Overdue) else _waited(row, began),
             f"  {how}" if how else "",
             extra=task_extra(
                 task_id=row.id,
@@ -178,7 +181,7 @@ class TaskLines:
             ),
         )
 
-    def _words(self, outcome: Outcome, row: Claimed) -> tuple[str, str]:
+    def _words(self, outcome: Outcome, row: Claimed | Overdue) -> tuple[str, str]:
         match outcome:
             case Completed() | Committed():
                 return self.good, ""

@@ -72,7 +72,7 @@ def test_a_task_that_kills_three_processes_fails_and_no_other_is_blamed(
     innocents = tasks.note.enqueue_many(
         [(ledger.path, f"n{i}", 0.002) for i in range(400)],
     )
-    with pytest.raises(TaskCrashed):
+    with pytest.raises(TaskCrashed, match="after 3 crashes"):
         killer.wait(timeout=30)
     for result in innocents:
         result.wait(timeout=30)

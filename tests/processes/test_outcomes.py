@@ -205,6 +205,10 @@ def test_the_hard_limit_ends_a_task_and_the_program_that_it_started(
     # A time limit is a failed attempt, no crash.
     assert (result.attempts, FinishedTask.objects.get(pk=result.id).crashes) == (1, 0)
     worker.wait_until_ready(2)
+    # And it has its line, like every task that ran.
+    worker.wait_for("run_past_the_hard_limit  default")
+    (line,) = (line for line in worker.output.splitlines() if "hard_limit  default" in line)
+    assert line.endswith("HardTimeLimit")
 
 
 def test_a_task_killed_by_the_hard_limit_is_retried_like_any_failed_one(ledger: Ledger) -> None:

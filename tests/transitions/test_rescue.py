@@ -133,7 +133,8 @@ def test_an_overdue_task_is_read_with_what_its_failure_needs(
     found = rescue.read_running(connection, worker_id, mine.id)
 
     assert found is not None
-    assert (found.task, found.claim) == ("shop.tasks.send", mine.claim)
+    assert (found.id, found.task, found.claim) == (mine.id, "shop.tasks.send", mine.claim)
+    assert found.queue_name == "default"
     assert (found.attempts, found.max_attempts) == (2, 3)
     assert found.options == '{"timeout": 1.5}'
     assert found.ended - found.began == pytest.approx(100, abs=20)

@@ -97,7 +97,7 @@ def test_a_row_that_somebody_holds_keeps_a_supervisor_from_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mine = rows.add_running(connection, worker_id)
-    deaths = Aftermath()
+    deaths = Aftermath(WorkerOptions(database="default"))
     deaths.add(death_of(worker_id, mine))
     with (
         db.worker_connection("default", name="test other") as other,
