@@ -11,6 +11,8 @@ import time
 from typing import NamedTuple
 from uuid import uuid4
 
+import psycopg
+
 from django_taskq import db
 from django_taskq.task import at_most_once_names
 from django_taskq.transitions import claim
@@ -285,7 +287,13 @@ class Claims:
         self.record.say_idle(False)
         token = str(uuid4())
         epoch = self.record.announce(token)
-        rows = claim.claim_suspect(connection, worker_id=self.worker_id, token=token, queues=queues)
+        try:
+            rows = claim.claim_suspect(
+                connection, worker_id=self.worker_id, token=token, queues=queues
+            )
+        except psycopg.Error:
+            self.budget.put_back(1)
+            raise
         if rows and self.record.accept(epoch, [rows[0].id]):
             self._alone = rows[0].id
             self.hand.take([rows[0].id], rows[:1])

@@ -187,6 +187,7 @@ class Feeder(threading.Thread):
         except psycopg.Error as error:
             self.budget.put_back(wanted)
             if connection.closed:
+                self.progress.send_again()
                 raise
             self._store_alone(connection, error)
             return

@@ -18,6 +18,8 @@ class Progress:
 
     def __init__(self) -> None:
         self._reports: dict[str, tuple[str, str, str]] = {}
+        # What the present round trip, or the last one, has taken along.
+        self._sent: dict[str, tuple[str, str, str]] = {}
         self._sent_at = 0.0
 
     def note(self, row: Claimed, progress: dict[str, Any]) -> None:
@@ -35,6 +37,12 @@ class Progress:
     def send(self, connection: Connection, now: float) -> None:
         """Send it, ahead of the outcomes, which take the last of it along."""
         if self._reports:
-            reports, self._reports = self._reports, {}
+            self._sent, self._reports = self._reports, {}
             self._sent_at = now
-            finish.report_progress(connection, list(reports.values()))
+            finish.report_progress(connection, list(self._sent.values()))
+        else:
+            self._sent = {}
+
+    def send_again(self) -> None:
+        """Have it sent once more, but for what a task has said since: the connection was lost."""
+        self._reports = {**self._sent, **self._reports}

@@ -25,6 +25,10 @@ Way = Literal["request", "answer"]
 
 T = TypeVar("T")
 
+_NEVER = 1 << 60
+# Messages for whose answer a client waits: Sync and Query.
+_WAITED_FOR = (b"S", b"Q")
+
 # What a client may ask for before its startup message: TLS and GSSAPI. The server says no.
 _BEFORE_STARTUP = (80877103, 80877104)
 
@@ -56,8 +60,11 @@ class Cut:
 
 
 def watch(text: bytes, *, nth: int = 1) -> Cut:
-    """Return a cut that never happens: it counts the bytes of a statement and of its answer."""
-    return Cut(text, "answer", after=1 << 60, nth=nth)
+    """Return a cut that never happens: it counts the bytes of a statement and of its answer.
+
+    That is, until the client, who has waited for the answer, sends something else.
+    """
+    return Cut(text, "answer", after=_NEVER, nth=nth)
 
 
 class Proxy:
@@ -192,6 +199,7 @@ class _Link:
         self.server: tuple[asyncio.StreamReader, asyncio.StreamWriter] = server
         # Those whose message has come on this connection.
         self.cuts: list[Cut] = []
+        self._is_answered = True
 
     async def run(self) -> None:
         """Pass on what comes, until one side ends or a cut happens."""
@@ -221,6 +229,9 @@ class _Link:
 
     def _look_at(self, message: bytes) -> None:
         """Let those cuts begin that wait for this message."""
+        if self._is_answered:  # what comes now belongs to something else
+            self.cuts = [cut for cut in self.cuts if cut.after != _NEVER]
+        self._is_answered = message[:1] in _WAITED_FOR
         for cut in [cut for cut in self.proxy._cuts if cut.text in message]:
             cut.nth -= 1
             if cut.nth == 0:

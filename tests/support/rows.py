@@ -114,6 +114,24 @@ def statuses(connection: Connection, ids: Sequence[str]) -> list[str]:
     return [str(row(connection, id)["status"]) for id in ids]
 
 
+def statuses_now(connection: Connection, ids: Sequence[str]) -> list[str | None]:
+    """Return what is each of these tasks at one moment, or None: they may be on their way."""
+    found = dict(
+        connection.execute(
+            "SELECT id::text, status FROM (SELECT id, status FROM django_taskq_livetask UNION ALL "
+            "SELECT id, status FROM django_taskq_finishedtask) AS t WHERE id = ANY (%s::uuid[])",
+            [list(ids)],
+        ).fetchall()
+    )
+    return [found.get(id) for id in ids]
+
+
+def live_statuses(connection: Connection) -> set[str]:
+    """Return which statuses unfinished tasks have."""
+    found = connection.execute("SELECT DISTINCT status FROM django_taskq_livetask").fetchall()
+    return {status for (status,) in found}
+
+
 def _read(connection: Connection, table: str, id: str) -> dict[str, Any] | None:
     found = connection.execute(
         sql.SQL("SELECT to_jsonb(t)::text FROM {} AS t WHERE id = %s").format(_TABLES[table]), [id]
