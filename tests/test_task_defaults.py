@@ -13,7 +13,8 @@ from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
 from django_taskq import exponential, registry, task
-from django_taskq.task import _DEFAULTS, Task, adopt, find
+from django_taskq.task import Task, adopt, find
+from django_taskq.task_class import _DEFAULTS
 from django_taskq.task_defaults import PLAIN, project_defaults
 from django_taskq.tasks_api import DjangoTask, InvalidTask
 from tests import tasks
