@@ -125,7 +125,9 @@ def worker_connection(
     return cast(Connection, connection)
 
 
-def listening_connection(alias: str, dsn: str, *, connect_timeout: int) -> Connection:
+def listening_connection(
+    alias: str, dsn: str, *, connect_timeout: int, answer_within: float
+) -> Connection:
     """Open a connection for LISTEN around a pooler, to where `dsn` leads.
 
     User, password, database and all else that it leaves out are as for the alias.
@@ -135,7 +137,9 @@ def listening_connection(alias: str, dsn: str, *, connect_timeout: int) -> Conne
         usual.pop(where, None)
     parameters = {**usual, "connect_timeout": connect_timeout, **conninfo_to_dict(dsn)}
     parameters["application_name"] = "taskworker listener"
-    return cast(Connection, WorkerConnection.connect(**parameters, autocommit=True))
+    connection = WorkerConnection.connect(**parameters, autocommit=True)
+    connection.answer_within = answer_within
+    return cast(Connection, connection)
 
 
 def _parameters(alias: str) -> dict[str, Any]:

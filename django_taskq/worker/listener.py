@@ -10,7 +10,7 @@ import time
 
 import psycopg
 
-from django_taskq import conf, db
+from django_taskq import clocks, conf, db
 from django_taskq.events import worker_log
 from django_taskq.transitions import enqueue
 from django_taskq.transitions.enqueue import CHANNEL
@@ -102,7 +102,12 @@ class Listener:
     def _connect(self, now: float) -> None:
         try:
             self._listen(
-                db.listening_connection(self.alias, self.dsn, connect_timeout=_CONNECT_TIMEOUT)
+                db.listening_connection(
+                    self.alias,
+                    self.dsn,
+                    connect_timeout=_CONNECT_TIMEOUT,
+                    answer_within=clocks.ANSWER,
+                )
             )
             worker_log.info('Listening at the address in DJANGO_TASKQ["LISTEN_DSN"].')
         except psycopg.Error as error:
@@ -126,7 +131,9 @@ class Listener:
         """
         self._probes = False
         try:
-            with db.worker_connection(self.alias, name="taskworker probe") as other:
+            with db.worker_connection(
+                self.alias, name="taskworker probe", answer_within=clocks.ANSWER
+            ) as other:
                 enqueue.probe(other, self._probe)
         except db.Trouble:
             return  # the database is going away, which others will say

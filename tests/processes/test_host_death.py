@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from django_taskq import TaskCrashed, clocks
-from django_taskq.models import FinishedTask, Worker
+from django_taskq.models import FinishedTask, LiveTask, Worker
 from example_project import embedded_postgres
 from tests.processes import brisk, tasks
 from tests.processes.conftest import Starter
@@ -174,6 +174,28 @@ def test_a_worker_whose_project_takes_long_to_load_anew_is_not_dead(
     result.wait(timeout=30)
     # Its supervisor was there to say that nobody is to blame.
     assert FinishedTask.objects.get(pk=result.id).crashes == 0
+
+
+@pytest.mark.chaos
+def test_a_lock_that_keeps_a_supervisor_from_settling_a_death_makes_nobody_dead(
+    start_brisk: Starter, ledger: Ledger, gate: Gate
+) -> None:
+    worker = start_brisk(children=1)
+    result = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
+    ledger.start_of("runs")
+    own = ids_of(worker)
+    start_brisk("-Q", "another", children=1)
+    with transaction.atomic():
+        LiveTask.objects.select_for_update().get(pk=result.id)
+        os.kill(next(iter(worker.children())), signal.SIGKILL)
+        worker.wait_for("trying again")
+        time.sleep(2 * TTL)
+        assert in_list(own) == len(own)
+    gate.open()
+    result.wait(timeout=30)
+    # Told by the one who knows how it died, and not by the others.
+    (error,) = result.errors
+    assert "was killed by SIGKILL" in error.message
 
 
 @pytest.mark.chaos
