@@ -216,6 +216,8 @@ def _changed(done: set[str], skipped: list[Skipped]) -> Changed:
 
 def _batches(ids: Iterable[str]) -> Iterator[tuple[list[str], Changed]]:
     """Yield ids in the form in which rows have them, 1,000 at a time, and those that are none."""
+    if isinstance(ids, str):
+        raise ControlError(f"ids takes a list of ids, such as [{ids!r}], not one text.")
     known: dict[str, None] = {}
     unreadable: list[Skipped] = []
     for text in ids:

@@ -207,9 +207,14 @@ def list_tasks(
 
     `queue_name` and `task` may hold `*` and `?`. `since` is about the end of tasks if `status` is a
     finished one, else about when they were enqueued. `before` is the `next` of the page before.
-    Raise ControlError for an unknown status or a `before` that no page gave.
+    Raise ControlError for an unknown status, a `before` that no page gave, a `since` that is no
+    datetime or a `limit` below 1.
     """
     alias = database_of(database)
+    if limit < 1:
+        raise ControlError(f"limit={limit}: a list has room for one task at least.")
+    if since is not None and not isinstance(since, datetime):
+        raise ControlError(f"since={since!r} is no datetime, such as timezone.now() gives.")
     known = None if status is None else known_status(status)
     until, before_id = _place(before, by_end=known in FINISHED)
     parameters = {

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from django_taskq import clocks, db
-from django_taskq.control.databases import database_of
+from django_taskq.control.databases import ControlError, database_of
 from django_taskq.control.listing import moment, utc
 from django_taskq.transitions.claim import LANES
 
@@ -274,6 +274,8 @@ def health(
     given; and no due task of these queues may have waited for more than `max_wait` seconds. Raise
     django.db.Error if the database does not answer.
     """
+    if isinstance(queues, str):
+        raise ControlError(f"queues takes a list of names, such as [{queues!r}], not one text.")
     alias = database_of(database)
     living = [
         worker

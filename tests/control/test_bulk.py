@@ -279,3 +279,9 @@ def test_a_result_that_succeeded_does_not_retry_itself() -> None:
 
     assert result.retry() is False
     assert result.row_status == TaskStatus.SUCCESSFUL
+
+
+@pytest.mark.parametrize("act", [control.retry, control.cancel])
+def test_one_id_in_place_of_a_list_is_refused(act: Any) -> None:
+    with pytest.raises(ControlError, match="takes a list of ids"):
+        act("0199f0e5-7d2c-7a63-9d0c-3f1f6a4b5c6d")

@@ -188,3 +188,12 @@ def test_a_list_leaves_the_callers_settings_and_transaction_alone() -> None:
         )
         assert cursor.fetchone() == ("77s", "on")
     make_row(TaskStatus.READY)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"limit": 0}, "room for one task"), ({"since": "yesterday"}, "is no datetime")],
+)
+def test_a_list_that_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ControlError, match=message):
+        listing.list_tasks(**given)

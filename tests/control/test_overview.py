@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from django_taskq import TaskStatus, control
-from django_taskq.control import QueueStatus, overview
+from django_taskq.control import ControlError, QueueStatus, overview
 from django_taskq.models import Worker
 from django_taskq.models.worker import WorkerKind
 from tests.rows import make_row, make_worker
@@ -214,3 +214,8 @@ def test_a_task_that_waits_too_long_is_not_healthy() -> None:
     [problem] = control.health(max_wait=200).problems
     assert problem == 'A task in the queue "bulk" has waited for 1000 s, more than 200 s.'
     assert control.health().is_healthy
+
+
+def test_one_queue_in_place_of_a_list_is_refused() -> None:
+    with pytest.raises(ControlError, match="takes a list of names"):
+        control.health(queues="mail")

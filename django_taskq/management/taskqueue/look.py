@@ -125,7 +125,7 @@ def _show(options: dict[str, Any]) -> Answer:
 
 
 def _facts(detail: TaskDetail) -> Iterator[str]:
-    attempts = f"{detail.attempts} of {detail.max_attempts or 'as @task says'}"
+    attempts = f"{detail.attempts} of {detail.max_attempts or 'as many as @task says'}"
     if detail.crashes:
         attempts += f", {detail.crashes} crash(es)"
     known = {
