@@ -18,6 +18,16 @@ _lock = threading.Lock()
 _last = 0  # milliseconds << 12 | counter, of the newest id of this process
 
 
+def _forget_threads() -> None:
+    """Take a new lock in a forked process: a thread that is not there may have held the old one."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
 def new_id() -> TaskId:
     """Make one id."""
     return new_ids(1)[0]

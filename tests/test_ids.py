@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from typing import Any
@@ -76,3 +78,26 @@ def test_an_id_is_read_in_any_spelling() -> None:
     made = uuid4()
     for spelling in (made, str(made).upper(), made.hex, f"{{{made}}}"):
         assert parse_id(spelling) == str(made)
+
+
+# Python 3.12 warns of exactly this.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_while_a_thread_makes_ids_can_make_its_own() -> None:
+    holds, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ids._lock:
+            holds.set()
+            may_go.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holds.wait(10)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)  # by its default it ends a process that hangs
+        new_id()
+        os._exit(0)
+    may_go.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

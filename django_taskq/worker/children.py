@@ -114,6 +114,12 @@ class Children:
                 "The project starts threads when it is loaded (%s); they do not run in children.",
                 one_line(", ".join(threads), 500),
             )
+        if self.nursery is not None and self.nursery.shared:
+            worker_log.warning(
+                "The project opens connections when it is loaded (to %s); children share them, and "
+                "read one another's answers. Open them where they are first used.",
+                one_line(", ".join(self.nursery.shared), 500),
+            )
         return threads is not None
 
     def hear_nursery(self) -> bool:

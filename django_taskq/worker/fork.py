@@ -63,6 +63,8 @@ class Nursery:
         )
         theirs.close()
         self._buffer = b""
+        # To where it holds connections when it is ready: children would share them.
+        self.shared: list[str] = []
 
     def wait_until_ready(self, stop: Any, meanwhile: Callable[[], None]) -> list[str] | None:
         """Return the names of threads that the project has started, once it is loaded.
@@ -79,6 +81,7 @@ class Nursery:
                 if "failed" in message:
                     raise NurseryFailed(message["failed"])
                 if "ready" in message:
+                    self.shared = list(message["shared"])
                     return list(message["threads"])
                 if "lost" in message:
                     code = self.process.wait()

@@ -41,7 +41,7 @@ def main(fd: int, parent: int, preload: int) -> None:
     except BaseException:
         _say(supervisor, failed=traceback.format_exc())
         return
-    _say(supervisor, ready=os.getpid(), threads=threads)
+    _say(supervisor, ready=os.getpid(), threads=threads, shared=open_connections())
     _Nursery(supervisor, is_loaded=bool(preload)).run()
 
 
@@ -69,6 +69,22 @@ def load_project() -> list[str]:
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, every page of it
     return [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+
+
+def open_connections() -> list[str]:
+    """Return to where this process holds connections: its children would speak on the same ones."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        try:
+            end = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # no socket; or the one that the directory was listed through
+            continue
+        with end:
+            if end.type == socket.SOCK_STREAM:
+                with contextlib.suppress(OSError):  # it is not connected
+                    # One without a name is of a pair of our own.
+                    found += [str(peer) for peer in [end.getpeername()] if peer]
+    return found
 
 
 def leave_stopping_to_the_supervisor() -> None:

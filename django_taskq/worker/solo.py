@@ -30,6 +30,8 @@ class SoloNursery:
 
     def __init__(self) -> None:
         self.socket, self._theirs = socket.socketpair()
+        # Nothing is forked, and so nothing is shared.
+        self.shared: list[str] = []
         # Set when the supervisor gave the main thread up: it is in a task that does not end.
         self.is_abandoned = False
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

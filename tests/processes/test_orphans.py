@@ -205,6 +205,7 @@ def test_processes_share_no_connection_and_no_dice(pool: str, start: Starter) ->
     assert len({roll[0] for roll in rolls}) == 6, "a process for each"
     for place, values in enumerate(zip(*rolls, strict=True)):
         assert len(set(values)) == 6, f"value {place} is shared: {values}"
+    assert "The project opens connections when it is loaded (to " in worker.output
     # By the supervisor and by the nursery; no child has it in its buffer, too.
     worker.send(signal.SIGTERM)
     worker.wait(20)

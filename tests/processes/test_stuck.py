@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Any
 
 import pytest
 from django.db import transaction
 
+from django_taskq.models import FinishedTask
 from tests.processes import tasks
 from tests.processes.conftest import Starter
 from tests.processes.support import Gate, Ledger, statuses, wait_until, warm_up
 
 pytestmark = pytest.mark.slow
+
+# Beats every 0.5 s, and dead after 5.
+BRISK = "tests.processes.brisk_settings"
 
 
 @pytest.mark.parametrize(
@@ -76,3 +83,50 @@ def test_tasks_given_back_are_not_late_when_nobody_else_is_idle(
         result.wait(timeout=20)
     long, following = ledger.start_of("long"), ledger.start_of("next")
     assert following.at - long.at < 2.5 + 1.5
+
+
+@pytest.mark.parametrize("pool", ["threads", "asyncio"])
+def test_tasks_behind_c_code_in_a_process_of_many_tasks_start_elsewhere_too(
+    pool: str, start: Starter, ledger: Ledger
+) -> None:
+    start(pool=pool, children=4)
+    idle = start(pool=pool, children=4)
+    (suspended,) = idle.children()
+    os.kill(suspended, signal.SIGSTOP)  # so that the other one claims
+    try:
+        with transaction.atomic():
+            long = tasks.hold_the_gil.enqueue(ledger.path, "long", 5)
+            behind = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(15)])
+        first = ledger.start_of("long")
+    finally:
+        os.kill(suspended, signal.SIGCONT)
+    # The long one, and at most as many beside it as have places: those have started.
+    left = first.at + 2.0 - time.monotonic()
+    wait_until(lambda: sum(statuses().values()) <= 4, left, "what could not start went elsewhere")
+    elsewhere = [s for s in ledger.starts() if s.tag.startswith("n") and s.pid != first.pid]
+    assert len({s.tag for s in elsewhere}) >= 12
+    for one in behind:
+        one.wait(timeout=20)
+    long.wait(timeout=20)
+    assert len(ledger.tags()) == len(set(ledger.tags())) == 16, "some have started twice"
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "processes",
+        pytest.param("threads", marks=pytest.mark.chaos),
+        pytest.param("asyncio", marks=pytest.mark.chaos),
+    ],
+)
+def test_c_code_that_holds_the_interpreter_for_long_is_no_death(
+    pool: str, start: Starter, ledger: Ledger
+) -> None:
+    start(pool=pool, children=1, settings=BRISK)
+    other = start("-Q", "elsewhere", pool=pool, children=1, settings=BRISK)
+    result = tasks.hold_the_gil.enqueue(ledger.path, "in-c-code", 8)  # 5 s are a death
+    ledger.start_of("in-c-code")
+    result.wait(timeout=30)
+    assert ledger.tags() == ["in-c-code"]
+    assert (result.attempts, FinishedTask.objects.get(pk=result.id).crashes) == (1, 0)
+    assert "The worker" not in other.output

@@ -4,6 +4,7 @@ import random
 import sys
 import uuid
 
+import psycopg
 from django.apps import AppConfig
 from django.db import connection
 
@@ -18,6 +19,8 @@ class ConnectsConfig(AppConfig):
     def ready(self) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
+        # Not one of Django's: nobody can close it for the project.
+        self.raw = psycopg.connect(**connection.get_connection_params())
         random.random()
         uuid.uuid1()
         new_id()
