@@ -8,6 +8,7 @@ The worker
   presence.py     notices whole workers and hosts that are gone
   fork.py         the supervisor's side of the nursery
   nursery.py      a fork server: loads the project once, forks children, reaps them
+  guard.py        whether the nursery still reports deaths
   listener.py     hears hints, on the supervisor's connection or on one around a pooler
   pruner.py       deletes finished tasks whose time is over
   reload.py       when the code changes: children end, the worker starts anew

@@ -17,6 +17,7 @@ from django_taskq.events import one_line, worker_log
 from django_taskq.transitions import presence
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.fork import Nursery, NurseryDied
+from django_taskq.worker.guard import Guard, wait_until_gone
 from django_taskq.worker.nursery import EXIT_NOT_LOADED, kill_group, kill_rest
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Record
@@ -84,6 +85,8 @@ class Children:
         self.bell_read, self.bell_write = _pipe()
         self.aftermath = Aftermath(options)
         self.nursery: Nursery | SoloNursery | None = None
+        self._guard = Guard()
+        self._guard_at = 0.0
         # Without preloading: no child has ever come up, and one has said that it cannot.
         self.cannot_load = False
         self._has_come_up = False
@@ -149,7 +152,7 @@ class Children:
             if slot.worker_id:
                 if slot.pid:
                     kill_group(slot.pid)
-                    _wait_until_gone(slot.pid)
+                    wait_until_gone(slot.pid)
                 self._bury(slot, None)
         self.close_nursery()
 
@@ -246,6 +249,11 @@ class Children:
 
     def watch(self, now: float) -> None:
         """Enforce hard time limits; take waiting tasks from children that cannot give them back."""
+        if isinstance(self.nursery, Nursery) and now >= self._guard_at:
+            self._guard_at = now + _WATCH
+            if self._guard.is_mute(self.slots, now):
+                worker_log.error("The nursery does not answer (is it suspended?); killing it.")
+                self.nursery.process.kill()
         for slot in self.living():
             if slot.record.is_idle or slot.killed_for:
                 continue
@@ -387,18 +395,3 @@ def _empty(read: int) -> None:
     with contextlib.suppress(BlockingIOError):
         while os.read(read, 4096):
             pass
-
-
-def _wait_until_gone(pid: int) -> None:
-    """Wait until a process that was killed is gone, even if nobody reaps it."""
-    if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(ProcessLookupError):
-            fd = os.pidfd_open(pid)
-            select.select([fd], [], [], 5.0)
-            os.close(fd)
-        return
-    deadline = time.monotonic() + 5.0
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.kill(pid, 0)
-            time.sleep(0.01)

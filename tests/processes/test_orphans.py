@@ -121,6 +121,27 @@ def test_a_worker_that_is_killed_while_it_forks_leaves_nothing_behind(
     wait_until(lambda: not of_session(worker.pid), 1.0)
 
 
+def test_a_suspended_nursery_keeps_no_task_and_no_stop_waiting(
+    start: Starter, ledger: Ledger, gate: Gate
+) -> None:
+    worker = start("--shutdown-timeout", "1", children=1)
+    result = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
+    first = ledger.start_of("runs")
+    os.kill(worker.nursery(), signal.SIGSTOP)
+    os.kill(first.pid, signal.SIGKILL)
+    # Nobody reports the death: it is seen all the same, and the nursery replaced.
+    wait_until(lambda: len(ledger.starts()) == 2, 15, "the task runs again")
+    assert "The nursery does not answer" in worker.output
+    worker.wait_until_ready(1)
+    os.kill(worker.nursery(), signal.SIGSTOP)
+    worker.send(signal.SIGTERM)
+    assert worker.wait(1 + 2 + 1) == 0
+    assert statuses() == {"READY": 1}
+    gate.open()
+    start(children=1)
+    result.wait(timeout=20)
+
+
 def test_what_a_task_had_started_does_not_go_on_beside_its_next_run(
     start: Starter, ledger: Ledger
 ) -> None:
