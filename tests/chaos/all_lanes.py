@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.chaos import failpoints, lanes, outages
+from tests.chaos import failpoints, lanes, outages, zombies
 from tests.chaos.failing import fail_at
 from tests.chaos.figures import Figures
 from tests.chaos.lanes import sized
@@ -30,15 +30,31 @@ def failpoints_suspended(rig: Rig, scale: float) -> Figures:
     return fail_at(rig, failpoints.IN_CHILDREN, ["stop"], sized(20, scale))
 
 
+def failpoints_of_supervisors(rig: Rig, scale: float) -> Figures:
+    """Every place in a supervisor × killed, exited, cut off, 20 times each."""
+    return fail_at(rig, failpoints.IN_SUPERVISORS, _FATAL, sized(20, scale))
+
+
+def supervisors_suspended(rig: Rig, scale: float) -> Figures:
+    """Every place in a supervisor × suspended for three times the time to live, 4 times each."""
+    return fail_at(rig, failpoints.IN_SUPERVISORS, ["stop"], sized(20, scale))
+
+
 LANES: dict[str, Lane] = {
+    "failpoints-supervisors": failpoints_of_supervisors,
     "failpoints": failpoints_of_children,
+    "supervisors-suspended": supervisors_suspended,
     "failpoints-stop": failpoints_at_a_stop,
     "failpoints-suspended": failpoints_suspended,
     "kills": lanes.kills,
+    "zombies": zombies.zombies,
     "stops": lanes.stops,
     "steady": lanes.steady,
     "outage": outages.outage,
     "restarts": outages.restarts,
+    "slow-drains": zombies.slow_drains,
+    "late-beats": zombies.late_beats,
+    "late-commits": lanes.late_commits,
     "cuts": lanes.cuts,
     "poison": lanes.poison,
 }

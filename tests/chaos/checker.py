@@ -191,6 +191,7 @@ def _starts(
 ) -> Iterator[Violation]:
     """Each start has a claim that holds, and each but the first has a reason."""
     starts = [note for note in ledger if note.what == START]
+    in_time = _in_time(starts, spells)
     raised = {note.claim for note in ledger if note.what == RAISED}
     if task in evidence.at_most_once and len(starts) > 1:
         yield Violation("duplicated", task, f"at most once, and it started {len(starts)} times")
@@ -201,9 +202,9 @@ def _starts(
         spell = spells.get(note.claim)
         if spell is None or spell.actor != note.actor:
             yield Violation("unexpected", task, f"started by {note.actor} without a claim")
-        elif spell.end is not None and spell.end.seq < note.seq and not _is_gone(evidence, spell):
+        elif note not in in_time and not _is_gone(evidence, spell):
             yield Violation("overlap", task, "started after it had been taken away")
-    for before, after in pairwise(starts):
+    for before, after in pairwise(in_time):
         if before.claim in raised:
             continue
         spell = spells.get(before.claim)
@@ -213,11 +214,22 @@ def _starts(
             yield Violation("duplicated", task, f"started again at {after.seq} for no reason")
 
 
+def _in_time(starts: list[Note], spells: dict[str, Spell]) -> list[Note]:
+    """Leave out starts under claims that had ended: of processes that slept through their end."""
+    return [
+        note
+        for note in starts
+        if (spell := spells.get(note.claim)) is None
+        or spell.end is None
+        or spell.end.seq > note.seq
+    ]
+
+
 def _overlaps(
     evidence: Evidence, task: str, ledger: list[Note], spells: dict[str, Spell]
 ) -> Iterator[Violation]:
     """One execution ends before the next begins, unless its process was suspended or dead."""
-    starts = [note for note in ledger if note.what == START]
+    starts = _in_time([note for note in ledger if note.what == START], spells)
     ends = {note.claim: note.seq for note in ledger if note.what in (END, RAISED)}
     for before, after in pairwise(starts):
         end = ends.get(before.claim)

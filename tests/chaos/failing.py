@@ -7,15 +7,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.chaos import clocks, failpoints
+from tests.chaos import clocks, failpoints, tasks
 from tests.chaos.figures import Figures, total
 from tests.chaos.lanes import mixed
 from tests.chaos.rig import Broken, Rig, every
+from tests.processes.support import wait_until
 
 # How a worker ends whose supervisor dies at a failpoint, or that was declared dead meanwhile.
 _CODES = (0, 3, -signal.SIGKILL, 75)
 # How long one place may take, and how long a process stays suspended.
-_PATIENCE = 120.0
+_PATIENCE, _NEVER = 90.0, 1e9
 _SUSPENDED = 3 * clocks.TTL
 
 
@@ -44,23 +45,29 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
         failpoints.FAILPOINT: f"{place}:{action}",
         failpoints.PERMITS: str(permits),
     }
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _PATIENCE + 15 * times
     # Some places are only come to when a child has died, others when a worker stops.
-    kills = every(lambda: 0.5 if place in ("fork", "in_rescue") else _PATIENCE)
-    stops = every(lambda: 1.5 if place in failpoints.AT_A_STOP else _PATIENCE)
-    told: set[int] = set()
-    workers = 2 if place in failpoints.IN_SUPERVISORS and action != "cut" else 1
+    kills = every(lambda: 0.5 if place in ("fork", "in_rescue") else _NEVER)
+    losses = every(lambda: 7.0 if place in failpoints.AT_A_LOSS else _NEVER)
+    stop_at = _NEVER
+    workers = 2 if place in failpoints.IN_SUPERVISORS else 1
     while _left(permits) or rig.wake(_SUSPENDED):
         assert time.monotonic() < deadline, f"{_left(permits)} of {times} never happened"
         rig.tend(*_CODES)
         while len(rig.workers) < workers:
-            rig.wait_until_here(rig.start("--shutdown-timeout", "2", children=2, **environment))
+            worker = rig.start("--shutdown-timeout", "2", children=2, **environment)
+            rig.wait_until_here(worker)
+            if place in failpoints.AT_A_STOP:
+                rig.wait_until_up(worker, 2)
+                stop_at = time.monotonic() + rig.random.uniform(0.2, 0.6)
         if rig.live() < 60:
             mixed(rig, 20, 0.005)
+        if losses():
+            _lose_one(rig)
         if kills():
             rig.kill_child()
-        if stops() and rig.workers and rig.workers[0].pid not in told:
-            told.add(rig.workers[0].pid)  # once: a second one, at its very end, would kill it
+        if time.monotonic() > stop_at:
+            stop_at = _NEVER  # once: a second signal, at its very end, would kill it
             rig.workers[0].send(signal.SIGTERM)
         time.sleep(0.02)
     if place not in failpoints.IN_CHILDREN:
@@ -68,6 +75,16 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
     rig.drain()
     rig.tend(*_CODES)
     return rig.judge(f"{place} {action}")
+
+
+def _lose_one(rig: Rig) -> None:
+    """Start a worker, let it take tasks, and kill all of it."""
+    lost = rig.start(children=1)
+    rig.wait_until_up(lost, 1)
+    # More than the others have places for.
+    rig.enqueue(tasks.work, [(0.5,)] * 10)
+    wait_until(lambda: rig.held_by(lost), what="it takes a task")
+    rig.kill_tree(lost)
 
 
 def _left(permits: Path) -> int:

@@ -20,10 +20,23 @@ from weakref import WeakSet
 
 from django_taskq import db
 from django_taskq.transitions import claim, presence, rescue
-from django_taskq.worker import child, executor, feeder, store, supervisor
+from django_taskq.worker import (
+    child,
+    claims,
+    executor,
+    feeder,
+    hand,
+    lanes,
+    store,
+    supervisor,
+)
 from tests.chaos import actors
 
 FAILPOINT, PERMITS = "CHAOS_FAILPOINT", "CHAOS_PERMITS"
+# Seconds between the moment at which a supervisor finds another one silent and its judgement.
+SLOW_JUDGE = "CHAOS_SLOW_JUDGE"
+# Every claim counts as slow, so that claims begin at floors, as behind a long transaction.
+SLOW_CLAIMS = "CHAOS_SLOW_CLAIMS"
 # Of this process: what a cut breaks.
 _connections: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
@@ -35,16 +48,31 @@ _range = (2, 12)
 
 
 def install() -> None:
-    """Patch the place that the environment names, if it names one."""
+    """Patch the places that the environment names, if it names some."""
+    if SLOW_JUDGE in os.environ:
+        _slow_down_judgements(float(os.environ[SLOW_JUDGE]))
+    if SLOW_CLAIMS in os.environ:
+        lanes._SLOW = -1.0
     wanted = os.environ.get(FAILPOINT)
     if not wanted:
         return
     global _range
     place, _, action = wanted.partition(":")
-    if place in (*ONCE_IN_A_PROCESS, *AT_A_STOP):
+    if place in (*ONCE_IN_A_PROCESS, *AT_A_STOP, *AT_A_LOSS):
         _range = (1, 1)  # there will hardly be another
     _know_connections()
     _PLACES[place](lambda *held: _pass(action, *held))
+
+
+def _slow_down_judgements(seconds: float) -> None:
+    declare_dead = presence.declare_dead
+
+    def patched(*args: Any) -> Any:
+        actors.say("judges")
+        threading.Event().wait(seconds)
+        return declare_dead(*args)
+
+    presence.declare_dead = patched  # type: ignore[assignment]
 
 
 # --- what happens ---------------------------------------------------------------------------------
@@ -171,7 +199,7 @@ def _before_claim(hit: Hit) -> None:
 
 def _after_claim(hit: Hit) -> None:
     """A claim has committed, and its rows are not handed over yet."""
-    _before(feeder.Feeder, "_hand_over", hit, lambda self, claiming: claiming.cursor.rowcount > 0)
+    _before(claims.Claims, "_hand_over", hit, lambda *args: args[-1].cursor.rowcount > 0)
 
 
 def _before_user_code(hit: Hit) -> None:
@@ -204,7 +232,7 @@ def _complete_sent(hit: Hit) -> None:
 
 def _after_complete(hit: Hit) -> None:
     """Outcomes have committed, and the feeder has not taken note yet."""
-    _before(feeder.Feeder, "_stored", hit, lambda self, *args: bool(self._unsent))
+    _before(hand.Hand, "stored", hit, lambda self, *args: bool(self.unsent))
 
 
 def _before_give_back(hit: Hit) -> None:
@@ -237,6 +265,16 @@ def _beat(hit: Hit) -> None:
     _after(supervisor.Supervisor, "_beat", hit)
 
 
+def _after_declare(hit: Hit) -> None:
+    """A supervisor has taken another worker off the list, and not looked at its tasks."""
+    _after(presence, "declare_dead", hit)
+
+
+def _before_sweep(hit: Hit) -> None:
+    """A supervisor is about to take back what a lost process held."""
+    _before(rescue, "sweep", hit)
+
+
 def _drain(hit: Hit) -> None:
     """A child that was asked to stop puts down what has not started."""
     _before(feeder.Feeder, "_put_down", hit)
@@ -256,6 +294,8 @@ _PLACES: dict[str, Callable[[Hit], None]] = {
     "fork": _fork,
     "tick": _tick,
     "beat": _beat,
+    "after_declare": _after_declare,
+    "before_sweep": _before_sweep,
     "drain": _drain,
 }
 
@@ -270,7 +310,9 @@ IN_CHILDREN = (
     "after_complete",
     "child_start",
 )
-IN_SUPERVISORS = ("in_rescue", "fork", "tick", "beat")
+# These need a worker that is lost.
+AT_A_LOSS = ("after_declare", "before_sweep")
+IN_SUPERVISORS = ("in_rescue", "fork", "tick", "beat", *AT_A_LOSS)
 AT_A_STOP = ("drain", "before_give_back")
 ONCE_IN_A_PROCESS = ("child_start",)
 ALL = (*IN_CHILDREN, *IN_SUPERVISORS, *AT_A_STOP)

@@ -8,7 +8,6 @@ from tests.chaos import clocks, tasks
 from tests.chaos.figures import Figures
 from tests.chaos.lanes import mixed, sized
 from tests.chaos.rig import Rig
-from tests.processes.servers import PrivateServer
 from tests.processes.support import wait_until
 
 
@@ -17,7 +16,8 @@ def outage(rig: Rig, scale: float) -> Figures:
 
     Nobody is declared dead because of it, and nothing runs twice.
     """
-    server = PrivateServer(rig.url)
+    server = rig.server
+    assert server is not None, "it crashes the server"
     away = max(1.4, 5 * scale) * clocks.TTL
     count = sized(40, scale, 8)
     half = count // 2
@@ -42,7 +42,8 @@ def outage(rig: Rig, scale: float) -> Figures:
 
 def restarts(rig: Rig, scale: float) -> Figures:
     """The server crashes and comes back at once, 10 times, under load: nothing runs twice."""
-    server = PrivateServer(rig.url)
+    server = rig.server
+    assert server is not None, "it crashes the server"
     wanted = sized(10, scale, 2)
     for _ in range(2):
         rig.wait_until_up(rig.start(children=2), 2)

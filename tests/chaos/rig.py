@@ -24,6 +24,7 @@ from tests.chaos import actors, recording
 from tests.chaos.checker import check
 from tests.chaos.evidence import Evidence
 from tests.chaos.figures import Figures, measure, table
+from tests.processes.servers import PrivateServer
 from tests.processes.support import PATIENCE, TaskWorker, is_alive, parent_of, wait_until
 
 _TABLES = (
@@ -43,6 +44,8 @@ class Rig:
         self.url = url
         self.directory = directory
         self.random = random.Random(seed)
+        # Set where the rig may crash the server.
+        self.server: PrivateServer | None = None
         self.workers: list[TaskWorker] = []
         # What was enqueued, and what is wanted of it.
         self.enqueued = Evidence()
@@ -151,6 +154,14 @@ class Rig:
         listed = "SELECT count(*) FROM chaos_event WHERE kind = 'here' AND worker = %s"
         name = self.name_of(worker)
         wait_until(lambda: self.sql(listed, name)[0][0], what="the worker is here")
+
+    def held_by(self, worker: TaskWorker) -> int:
+        """Count the tasks that a worker's processes hold."""
+        held = (
+            "SELECT count(*) FROM django_taskq_livetask t JOIN chaos_event e "
+            "ON e.actor = t.worker_id AND e.kind = 'birth' WHERE e.worker = %s"
+        )
+        return int(self.sql(held, self.name_of(worker))[0][0])
 
     def tend(self, *codes: int) -> list[TaskWorker]:
         """Take away the workers that have ended, and return them; only these codes are expected."""

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
-from django_taskq.transitions import finish, rescue
+from django_taskq import clocks
+from django_taskq.transitions import finish, presence
+from django_taskq.worker.lanes import Lanes, Look
+from django_taskq.worker.supervisor import Supervisor
 
 SABOTAGE = "CHAOS_SABOTAGE"
 
@@ -33,12 +37,38 @@ def _remove_the_fence() -> None:
         setattr(finish, name, _without(getattr(finish, name), " AND t.claim = m.claim"))
 
 
-def _rescue_without_looking() -> None:
-    """A dead process's started tasks are left as they are."""
-    rescue.rescue = lambda *args, **kwargs: 0
+def _declare_dead_by_id() -> None:
+    """Whoever was silent is declared dead, even if it has beaten since."""
+    presence.DECLARE_DEAD = _without(presence.DECLARE_DEAD, " AND w.beat = seen.beat")
+
+
+def _stop_beating_at_a_stop() -> None:
+    """A worker that was asked to stop does not beat any more, while its tasks run on."""
+    beat = Supervisor._beat
+
+    def patched(self: Supervisor, connection: Any, now: float) -> None:
+        if self._is_stopping:
+            self._beat_at = now + clocks.BEAT
+        else:
+            beat(self, connection, now)
+
+    Supervisor._beat = patched  # type: ignore[method-assign]
+
+
+def _never_look_below_floors() -> None:
+    """What becomes READY below a floor is never found."""
+    look_now = Lanes.look_now
+
+    def patched(self: Lanes, now: float, *, after_look: bool) -> Look:
+        look = look_now(self, now, after_look=after_look)
+        return Look.TIGHT if self.has_floors else look
+
+    Lanes.look_now = patched  # type: ignore[method-assign]
 
 
 _KINDS: dict[str, Callable[[], None]] = {
     "fence": _remove_the_fence,
-    "rescue": _rescue_without_looking,
+    "swap": _declare_dead_by_id,
+    "drain": _stop_beating_at_a_stop,
+    "floors": _never_look_below_floors,
 }

@@ -206,6 +206,20 @@ def zombie() -> Story:
     return story
 
 
+def slept_before_the_start() -> Story:
+    """A process is suspended with a task that it had not started, and starts it when it wakes."""
+    story = Story()
+    story.enqueue("t1")
+    story.claim("a", "c1", "t1")
+    story.suspend("a")
+    story.rescue("t1")
+    story.claim("b", "c2", "t1")
+    story.run("t1")
+    story.resume("a")
+    story.evidence.notes.append(Note(story.seq + 1, "t1", "c1", "a", START))
+    return story
+
+
 def poisoned() -> Story:
     """A task kills three processes and fails."""
     story = Story()
@@ -263,6 +277,7 @@ GOOD = [
     failed_once,
     relieved,
     zombie,
+    slept_before_the_start,
     poisoned,
     once,
     unanswered,
@@ -411,6 +426,7 @@ BAD: list[tuple[str, Callable[[], Story], Callable[[Evidence], None]]] = [
     ("token", killed, claimed_twice_with_one_token),
     ("overlap", zombie, running_in_two_processes),
     ("stolen", zombie, taken_from_the_living),
+    ("overlap", slept_before_the_start, running_in_two_processes),
     ("condemned", quiet, failed_without_a_reason),
     ("condemned", poisoned, condemned_for_two_deaths),
     ("miscounted", killed, an_attempt_burnt),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos import failing, lanes
+from tests.chaos import failing, lanes, zombies
 from tests.chaos.rig import Rig
 
 pytestmark = pytest.mark.slow
@@ -14,8 +14,12 @@ def test_without_faults_every_task_starts_once(rig: Rig) -> None:
     lanes.steady(rig, 0.01)
 
 
-def test_children_that_are_killed_lose_nothing(rig: Rig) -> None:
+def test_children_and_workers_that_are_killed_lose_nothing(rig: Rig) -> None:
     lanes.kills(rig, 0.02)
+
+
+def test_a_suspended_worker_that_wakes_up_changes_nothing(rig: Rig) -> None:
+    zombies.zombies(rig, 0.01)
 
 
 def test_poison_is_started_three_times_and_harms_no_other(rig: Rig) -> None:
