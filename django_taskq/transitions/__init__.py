@@ -16,6 +16,7 @@
     rescue      RUNNING -> READY or FAILED           rescue.py      (its process died)
     prune       a finished task  ->                  prune.py
 
-Whatever ends or moves a running task names its id and its claim token, or the worker that holds it.
+Whatever ends or moves a running task names its id and its claim token, or a worker that is dead or
+that says so itself. A test knows each of these statements.
 Nothing in here imports a model: statements are text that can be pasted into psql.
 """

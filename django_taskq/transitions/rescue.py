@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from django_taskq.db import Connection, array, quoted_array
 
-# One statement for all causes: a stop, a dead child, a stuck child, a claim whose answer was lost.
+# One statement for many causes: a stop, a dead child, a claim whose answer was lost. Whoever sends
+# it knows that nobody claims for this worker meanwhile: it is the worker itself, or it is dead.
 # The caller says what is kept; everything else that this worker holds goes back, its attempt
 # returned, and first in line again (run_after stays).
 GIVE_BACK = """
@@ -32,6 +33,38 @@ def give_back(connection: Connection, worker_id: str, *, kept: Sequence[str]) ->
     """Return a worker's claimed tasks to their queues, but for the `kept` ids; say how many."""
     cursor = connection.execute(GIVE_BACK, {"worker": worker_id, "kept": array(list(kept))})
     return cursor.rowcount
+
+
+# For a living child that cannot speak for itself, or is too busy to. What it claims meanwhile has
+# other tokens and is not touched.
+GIVE_BACK_UNSTARTED = """
+/* django_taskq:give_back_unstarted */
+WITH mine AS MATERIALIZED (
+  SELECT id, claim FROM django_taskq_livetask
+  WHERE worker_id = %(worker)s::uuid AND claim = ANY (%(claims)s::uuid[])
+    AND id <> ALL (%(kept)s::uuid[])
+  ORDER BY id
+  FOR NO KEY UPDATE
+)
+UPDATE django_taskq_livetask AS t
+SET status = 'READY', claim = NULL, worker_id = NULL, started_at = NULL,
+    attempts = t.attempts - 1
+FROM mine
+WHERE t.id = mine.id AND t.claim = mine.claim
+RETURNING t.id
+"""
+
+
+def give_back_unstarted(
+    connection: Connection, worker_id: str, *, claims: Collection[str], kept: Collection[str]
+) -> int:
+    """Return what a worker holds by these claims to the queues, but for the `kept` ids."""
+    parameters = {
+        "worker": worker_id,
+        "claims": array(list(claims)),
+        "kept": array(list(kept)),
+    }
+    return connection.execute(GIVE_BACK_UNSTARTED, parameters).rowcount
 
 
 # Their process died while they ran, for the third time.

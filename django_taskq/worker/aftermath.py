@@ -133,7 +133,9 @@ class Aftermath:
     def _settle(self, connection: Connection) -> None:
         while self._relieved:
             worker_id, held = self._relieved[0]
-            rescue.give_back(connection, worker_id, kept=held.started)
+            # A task may have started here before, and wait here again.
+            kept = set(held.started) - set(held.unstarted)
+            rescue.give_back_unstarted(connection, worker_id, claims=held.claims, kept=kept)
             self._relieved.popleft()
         while self._deaths:
             self._settle_death(connection, self._deaths[0])

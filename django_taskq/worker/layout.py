@@ -16,11 +16,12 @@ EPOCH, CLAIMED, STARTED, IDLE, HUNGRY, READY, RETIRING = 16, 17, 18, 19, 20, 21,
 RUNNING_SINCE, DEADLINE, TICKED_AT, MOVED_AT = 24, 25, 26, 27
 # In bytes from here on. The token of the claim under way: a text of 36 bytes, or NULs.
 TOKEN = 32 * 8
-# The ring of the claimed ids.
+# The ring of the claimed ids, and that of the tokens under which they were claimed.
 RING_AT = 40 * 8
-# Behind the ring, for pools that run several tasks at once: a place per executor, which says what
+CLAIMS_AT = RING_AT + RING * ID_LENGTH
+# Behind the rings, for pools that run several tasks at once: a place per executor, which says what
 # runs there (its id), since when, and when its time is over.
-PLACES_AT = RING_AT + RING * ID_LENGTH
+PLACES_AT = CLAIMS_AT + RING * ID_LENGTH
 PLACES_AT += -PLACES_AT % 64
 PLACE_SIZE, PLACE_ID = 64, 16
 

@@ -102,7 +102,8 @@ class ParallelRecord(Record):
                     overdue.append(id)
         seen = set(started)
         started += [id for id in running if id not in seen]
-        return Holdings(started, unstarted, tuple(running), tuple(overdue))
+        claims = self._claims(len(unstarted))
+        return Holdings(started, unstarted, tuple(running), tuple(overdue), claims)
 
     def _limits(self) -> Iterator[tuple[float, float]]:
         table = self._table

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import mmap
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django_taskq.worker.layout import (
     CLAIMED,
+    CLAIMS_AT,
     DEADLINE,
     EPOCH,
     HUNGRY,
@@ -56,6 +57,8 @@ class Holdings:
     running: tuple[str, ...]
     # Those of them whose hard time limit is over.
     overdue: tuple[str, ...] = ()
+    # The tokens of the claims that brought what has not started, and of one under way.
+    claims: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class Record:
@@ -106,10 +109,12 @@ class Record:
     def accept(self, epoch: int, ids: list[str]) -> bool:
         """Note claimed ids; refuse if they were given back while the answer was under way."""
         self._lock.acquire()
+        token = bytes(self._bytes[TOKEN : TOKEN + ID_LENGTH])
         self._bytes[TOKEN : TOKEN + ID_LENGTH] = bytes(ID_LENGTH)
         allowed = self._words[EPOCH] == epoch
         if allowed and ids:
-            self._write_ids(self._words[CLAIMED], ids)
+            self._write(RING_AT, self._words[CLAIMED], "".join(ids).encode())
+            self._write(CLAIMS_AT, self._words[CLAIMED], token * len(ids))
             self._words[CLAIMED] += len(ids)
             self._moments[MOVED_AT] = time.monotonic()
         self._lock.release()
@@ -226,7 +231,8 @@ class Record:
         """Read what the child holds; without the lock, for a child that has been reaped."""
         started, unstarted = self._in_ring()
         running = (started[-1],) if started and self._moments[RUNNING_SINCE] else ()
-        return Holdings(started, unstarted, running, running if self.is_overdue else ())
+        overdue = running if self.is_overdue else ()
+        return Holdings(started, unstarted, running, overdue, self._claims(len(unstarted)))
 
     @property
     def is_overdue(self) -> bool:
@@ -238,7 +244,7 @@ class Record:
         """Return the ids of the tasks that have started, and of those that have not."""
         claimed, started = self._words[CLAIMED], self._words[STARTED]
         first = max(0, claimed - RING)
-        ids = self._read_ids(first, claimed)
+        ids = self._read(RING_AT, first, claimed)
         begun = max(0, started - first)
         return ids[:begun], ids[begun:]
 
@@ -246,18 +252,26 @@ class Record:
     def has_claim_under_way(self) -> bool:
         return self._bytes[TOKEN] != 0
 
-    def _write_ids(self, count: int, ids: list[str]) -> None:
-        text = "".join(ids).encode()
+    def _claims(self, unstarted: int) -> frozenset[str]:
+        """Return the tokens of that many of the last claimed tasks, and of a claim under way."""
+        claimed = self._words[CLAIMED]
+        tokens = set(self._read(CLAIMS_AT, claimed - unstarted, claimed))
+        if self.has_claim_under_way:
+            tokens.add(bytes(self._bytes[TOKEN : TOKEN + ID_LENGTH]).decode())
+        return frozenset(tokens)
+
+    def _write(self, ring: int, count: int, text: bytes) -> None:
+        """Write ids or tokens into a ring, as its entries from this count on."""
         place = count % RING
         until_end = (RING - place) * ID_LENGTH
-        at = RING_AT + place * ID_LENGTH
+        at = ring + place * ID_LENGTH
         head, tail = text[:until_end], text[until_end:]
         self._bytes[at : at + len(head)] = head
-        self._bytes[RING_AT : RING_AT + len(tail)] = tail
+        self._bytes[ring : ring + len(tail)] = tail
 
-    def _read_ids(self, first: int, last: int) -> list[str]:
-        ids = []
+    def _read(self, ring: int, first: int, last: int) -> list[str]:
+        texts = []
         for count in range(first, last):
-            at = RING_AT + count % RING * ID_LENGTH
-            ids.append(bytes(self._bytes[at : at + ID_LENGTH]).decode())
-        return ids
+            at = ring + count % RING * ID_LENGTH
+            texts.append(bytes(self._bytes[at : at + ID_LENGTH]).decode())
+        return texts

@@ -336,6 +336,17 @@ def _cases() -> list[Case]:
             variant=f"{count}-kept",
         )
 
+        claims = [id_of("c", n) for n in range(1, 4)]
+        add(
+            "rescue.GIVE_BACK_UNSTARTED",
+            lambda c, k=kept, t=claims: rescue.give_back_unstarted(
+                c, id_of("e", 1), claims=t, kept=k
+            ),
+            WORKER,
+            LIVE_KEY,
+            variant=f"{count}-kept",
+        )
+
     def rescued(connection: Any) -> object:
         return rescue.rescue(connection, id_of("e", 1), running=[mine[0]], error=ERROR)
 

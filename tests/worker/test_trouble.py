@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 from unittest import mock
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.children import Children
 from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Holdings
+from django_taskq.worker.shared_memory import SharedMemory
 from django_taskq.worker.supervisor import Supervisor
 from tests.support import rows
 from tests.support.rows import Running
@@ -168,3 +170,57 @@ def test_who_is_in_the_way_ends_no_supervisor(
 
     assert supervisor._connection is connection and not connection.closed
     assert "busy; trying again" in caplog.text
+
+
+def test_what_a_child_has_claimed_since_is_not_taken_from_it(
+    connection: Connection, worker_id: str
+) -> None:
+    """The database was slow, or away, when what waited behind a long task was to be given back."""
+    memory = SharedMemory.create(1)
+    record = memory.records[0]
+    record.reset()
+    running, waiting, under_way, claimed_since = (
+        rows.add_running(connection, worker_id) for _ in range(4)
+    )
+    one_claim = str(uuid4())
+    connection.execute(
+        "UPDATE django_taskq_livetask SET claim = %s WHERE id = ANY (%s::uuid[])",
+        [one_claim, [running.id, waiting.id]],
+    )
+    epoch = record.announce(one_claim)
+    assert record.accept(epoch, [running.id, waiting.id])
+    assert record.start(epoch, time.monotonic(), 0.0)
+    record.announce(under_way.claim)
+    held = record.take_unstarted()
+    assert held is not None
+
+    record.accept(record.announce(claimed_since.claim), [claimed_since.id])
+    deaths = Aftermath()
+    deaths.give_back(worker_id, held)
+    deaths.settle(connection)
+
+    found = rows.statuses(connection, [row.id for row in (running, waiting, under_way)])
+    assert found == ["RUNNING", "READY", "READY"]
+    assert rows.row(connection, claimed_since.id)["claim"] == claimed_since.claim
+
+
+def test_a_task_that_has_run_here_before_is_given_back_like_any_other(
+    connection: Connection, worker_id: str
+) -> None:
+    memory = SharedMemory.create(1)
+    record = memory.records[0]
+    record.reset()
+    running, again = (rows.add_running(connection, worker_id) for _ in range(2))
+    record.accept(record.announce(str(uuid4())), [again.id])  # an earlier claim of it
+    assert record.start(record.epoch, time.monotonic(), 0.0)
+    for mine in (running, again):
+        record.accept(record.announce(mine.claim), [mine.id])
+    assert record.start(record.epoch, time.monotonic(), 0.0)
+    held = record.take_unstarted()
+    assert held is not None
+
+    deaths = Aftermath()
+    deaths.give_back(worker_id, held)
+    deaths.settle(connection)
+
+    assert rows.statuses(connection, [running.id, again.id]) == ["RUNNING", "READY"]
