@@ -76,6 +76,12 @@ class TaskqBackend(BaseTaskBackend):
                 f"{path}: queue_name is text of 1 to {MAX_NAME} characters, not "
                 f"{task.queue_name!r}."
             )
+        if self.queues and task.queue_name not in self.queues:
+            near = did_you_mean(task.queue_name, self.queues)
+            raise InvalidTask(
+                f'{path}: the queue "{task.queue_name}" is not among the QUEUES of '
+                f'TASKS["{self.alias}"]: {", ".join(sorted(self.queues))}.{near}'
+            )
         super().validate_task(task)
         if not isinstance(task, Task):
             registry.add_plain(task)
@@ -99,13 +105,16 @@ class TaskqBackend(BaseTaskBackend):
     ) -> Sequence[TaskResult[Any]]:
         """Insert many tasks by one COPY; the results are made when they are looked at."""
         own = self._checked(task)
-        split = [split_call(own.name, call) for call in calls]
-        for args, kwargs in split:
-            _check_call(own, args, kwargs)
-        rows = [
-            NewRow(id, *dump_arguments(own.name, args, kwargs))
-            for id, (args, kwargs) in zip(new_ids(len(split)), split, strict=True)
-        ]
+        dumped = []
+        try:
+            for call in calls:
+                args, kwargs = split_call(own.name, call)
+                _check_call(own, args, kwargs)
+                dumped.append(dump_arguments(own.name, args, kwargs))
+        except Exception as error:
+            error.add_note(f"This was in item {len(dumped)} of enqueue_many(); the first is 0.")
+            raise
+        rows = [NewRow(id, *texts) for id, texts in zip(new_ids(len(dumped)), dumped, strict=True)]
         if not rows:
             return []
         settled = _settled(own)

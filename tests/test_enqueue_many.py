@@ -125,8 +125,9 @@ def test_what_is_no_call_is_refused_with_how_to_write_it(call: Any) -> None:
     ],
 )
 def test_one_bad_call_among_good_ones_enqueues_nothing(call: Any, kind: Any, words: str) -> None:
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as caught:
         tasks.add.enqueue_many([(1,), call, (3,)])
+    assert caught.value.__notes__ == ["This was in item 1 of enqueue_many(); the first is 0."]
     assert not LiveTask.objects.exists()
 
 

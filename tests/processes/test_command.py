@@ -234,6 +234,17 @@ def test_a_queue_that_no_task_uses_is_pointed_out(start: Starter) -> None:
     assert 'Did you mean "default"?' in worker.output
 
 
+def test_a_project_without_tasks_is_told_where_they_are_looked_for(
+    start: Starter, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.py").write_text(
+        "from tests.processes.settings import *\nINSTALLED_APPS = ['django_taskq']\n"
+    )
+    worker = start("--burst", ready=False, settings="bare")
+    assert worker.wait() == 0
+    assert "No task is registered. Workers look for tasks in the tasks.py" in worker.output
+
+
 def test_a_held_task_runs_when_a_worker_that_knows_it_comes(
     start: Starter, ledger: Ledger, tmp_path: Path
 ) -> None:

@@ -127,6 +127,16 @@ class Command(BaseCommand):
                     "new tasks start within a second."
                 )
             )
+        if all(name.startswith("django_taskq.") for name in registry.names()):
+            self.stderr.write(
+                self.style.WARNING(
+                    "No task is registered. Workers look for tasks in the tasks.py of each app in "
+                    "INSTALLED_APPS."
+                )
+            )
+        self._check_queues(options)
+
+    def _check_queues(self, options: WorkerOptions) -> None:
         allowed = _allowed_queues()
         used = {task.queue_name for key in registry.names() if (task := find(key)) is not None}
         for pattern in (*options.queues, *options.excluded):
