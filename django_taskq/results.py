@@ -273,7 +273,8 @@ class TaskResult(BaseTaskResult[..., R], Generic[R]):  # type: ignore[misc]  # t
         if connection.in_atomic_block or not connection.get_autocommit():
             raise WaitInsideTransaction(
                 f"wait() inside a transaction on {alias!r}: a task enqueued in it is not visible "
-                "to any worker before it commits. Wait after the atomic block."
+                "to any worker before it commits. Wait after the atomic block; in a TestCase call "
+                "drain() first."
             )
 
     def _backend(self) -> Any:

@@ -178,8 +178,12 @@ def _time_left(alias: str, until: datetime | timedelta | float | None) -> timede
         return timedelta(0)
     if isinstance(until, timedelta):
         return until
-    if not isinstance(until, datetime):
+    if isinstance(until, int | float):
         return timedelta(seconds=until)
+    if not isinstance(until, datetime):
+        raise TypeError(
+            f"drain(until={until!r}): give an aware datetime, a timedelta or seconds from now."
+        )
     if timezone.is_naive(until):
         if settings.USE_TZ:
             raise ValueError(

@@ -117,7 +117,8 @@ def worker(
         except BaseException as error:
             with suppress(RuntimeError):
                 running.stop()
-            error.add_note(f"What the worker has written:\n{running.output}")
+            if running.output not in str(error):  # as it is when the worker did not come up
+                error.add_note(f"What the worker has written:\n{running.output}")
             raise
         finally:
             running.stop()

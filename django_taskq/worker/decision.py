@@ -164,7 +164,7 @@ def retry_delay(
 
 def overdue_error(run: Run) -> HardTimeLimit:
     """Return the error of a task that has not ended within its hard time limit."""
-    return HardTimeLimit(f"The task was killed after its timeout of {run.timeout:g} s.")
+    return HardTimeLimit(f"The task ran over its timeout of {run.timeout:g} s.")
 
 
 def _refused_restart(wish: Retry | Snooze) -> TaskFailed:

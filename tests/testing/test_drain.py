@@ -240,6 +240,11 @@ def test_a_moment_can_be_given() -> None:
     assert drain(until=result.run_after).counts == {"failed": 1}
 
 
+def test_a_word_is_no_moment() -> None:
+    with pytest.raises(TypeError, match=r"drain\(until='tomorrow'\): give an aware datetime"):
+        drain(until="tomorrow")  # type: ignore[arg-type]
+
+
 def test_a_naive_moment_is_refused() -> None:
     with pytest.raises(ValueError, match=r"is naive\. Pass an aware datetime"):
         drain(until=datetime(2030, 1, 1))
