@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from django_taskq.db import Connection, Cursor, Sender, array, quoted_array
 from django_taskq.outcomes import (
@@ -25,6 +24,7 @@ from django_taskq.outcomes import (
     Retrying,
     Snoozed,
     Unanswered,
+    Unstored,
 )
 
 # Every column that a task keeps when it ends.
@@ -58,19 +58,19 @@ FROM gone
 
 def complete(connection: Sender, outcomes: Sequence[Completed]) -> Cursor:
     """Store return values; the cursor's row count says how many tasks were still ours."""
+    return connection.execute(COMPLETE, _ended_well(outcomes), prepare=True)
+
+
+def _ended_well(outcomes: Sequence[Completed]) -> dict[str, str]:
     ids, claims, values, began, ended = map(list, zip(*outcomes, strict=True))
     now = time.monotonic()
-    return connection.execute(
-        COMPLETE,
-        {
-            "ids": array(ids),
-            "claims": array(claims),
-            "values": quoted_array(values),
-            "began": array([f"{now - moment:.6f}" for moment in began]),
-            "ended": array([f"{now - moment:.6f}" for moment in ended]),
-        },
-        prepare=True,
-    )
+    return {
+        "ids": array(ids),
+        "claims": array(claims),
+        "values": quoted_array(values),
+        "began": array([f"{now - moment:.6f}" for moment in began]),
+        "ended": array([f"{now - moment:.6f}" for moment in ended]),
+    }
 
 
 # An error record gets its times from the database. Of many, the first and the last 19 are kept.
@@ -132,15 +132,22 @@ def cancel_unstarted(connection: Connection, outcomes: Sequence[CancelledUnstart
 
 
 def _ended_badly(
-    outcomes: Sequence[Failed | Cancelled | CancelledUnstarted | Expired],
-) -> dict[str, Any]:
+    outcomes: Sequence[Failed | Cancelled | CancelledUnstarted | Expired | Retrying],
+) -> dict[str, str]:
     now = time.monotonic()
     return {
-        "ids": array([outcome.id for outcome in outcomes]),
-        "claims": array([outcome.claim for outcome in outcomes]),
+        **_mine(outcomes),
         "errors": quoted_array([outcome.error for outcome in outcomes]),
         "began": array([f"{now - outcome.began:.6f}" for outcome in outcomes]),
         "ended": array([f"{now - outcome.ended:.6f}" for outcome in outcomes]),
+    }
+
+
+def _mine(outcomes: Sequence[Unstored]) -> dict[str, str]:
+    """Return what names rows: their ids, and the claims under which they are ours."""
+    return {
+        "ids": array([outcome.id for outcome in outcomes]),
+        "claims": array([outcome.claim for outcome in outcomes]),
     }
 
 
@@ -162,18 +169,8 @@ WHERE t.id = m.id AND t.claim = m.claim
 
 def retry(connection: Connection, outcomes: Sequence[Retrying]) -> Cursor:
     """Let failed tasks wait for their next attempt."""
-    now = time.monotonic()
-    return connection.execute(
-        RETRY,
-        {
-            "ids": array([outcome.id for outcome in outcomes]),
-            "claims": array([outcome.claim for outcome in outcomes]),
-            "errors": quoted_array([outcome.error for outcome in outcomes]),
-            "began": array([f"{now - outcome.began:.6f}" for outcome in outcomes]),
-            "ended": array([f"{now - outcome.ended:.6f}" for outcome in outcomes]),
-            "delays": array([f"{outcome.delay:.6f}" for outcome in outcomes]),
-        },
-    )
+    delays = array([f"{outcome.delay:.6f}" for outcome in outcomes])
+    return connection.execute(RETRY, {**_ended_badly(outcomes), "delays": delays})
 
 
 SNOOZE = f"""
@@ -189,14 +186,8 @@ WHERE t.id = m.id AND t.claim = m.claim
 
 def snooze(connection: Connection, outcomes: Sequence[Snoozed]) -> Cursor:
     """Let tasks wait on their own word, with the attempt returned."""
-    return connection.execute(
-        SNOOZE,
-        {
-            "ids": array([outcome.id for outcome in outcomes]),
-            "claims": array([outcome.claim for outcome in outcomes]),
-            "delays": array([f"{outcome.delay:.6f}" for outcome in outcomes]),
-        },
-    )
+    delays = array([f"{outcome.delay:.6f}" for outcome in outcomes])
+    return connection.execute(SNOOZE, {**_mine(outcomes), "delays": delays})
 
 
 # For an atomic task whose COMMIT was not answered. If it has committed, there is no such row any
@@ -213,13 +204,7 @@ WHERE t.id = m.id AND t.claim = m.claim
 
 def run_again(connection: Connection, outcomes: Sequence[Unanswered]) -> Cursor:
     """Let tasks run again that have not committed after all, with the attempt returned."""
-    return connection.execute(
-        RUN_AGAIN,
-        {
-            "ids": array([outcome.id for outcome in outcomes]),
-            "claims": array([outcome.claim for outcome in outcomes]),
-        },
-    )
+    return connection.execute(RUN_AGAIN, _mine(outcomes))
 
 
 PARK = """
@@ -234,14 +219,8 @@ WHERE t.id = m.id AND t.claim = m.claim
 
 def park(connection: Connection, outcomes: Sequence[Parked]) -> Cursor:
     """Put tasks aside that may not run here, with the attempt returned."""
-    return connection.execute(
-        PARK,
-        {
-            "ids": array([outcome.id for outcome in outcomes]),
-            "claims": array([outcome.claim for outcome in outcomes]),
-            "held_for": quoted_array([outcome.held_for for outcome in outcomes]),
-        },
-    )
+    held_for = quoted_array([outcome.held_for for outcome in outcomes])
+    return connection.execute(PARK, {**_mine(outcomes), "held_for": held_for})
 
 
 REPORT_PROGRESS = """
@@ -288,17 +267,7 @@ ON CONFLICT (id) DO UPDATE SET
 
 def complete_anyway(connection: Sender, outcome: Completed) -> Cursor:
     """Store one return value, over a finished row with the same id if there is one."""
-    now = time.monotonic()
-    return connection.execute(
-        COMPLETE_ANYWAY,
-        {
-            "ids": array([outcome.id]),
-            "claims": array([outcome.claim]),
-            "values": quoted_array([outcome.value]),
-            "began": array([f"{now - outcome.began:.6f}"]),
-            "ended": array([f"{now - outcome.ended:.6f}"]),
-        },
-    )
+    return connection.execute(COMPLETE_ANYWAY, _ended_well([outcome]))
 
 
 def fail_anyway(connection: Connection, outcome: Failed) -> Cursor:
