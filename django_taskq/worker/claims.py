@@ -54,7 +54,6 @@ class Claims:
     def __init__(
         self,
         seat: Seat,
-        *,
         budget: Budget,
         pool: Pool,
         hand: Hand,

@@ -75,14 +75,7 @@ class Feeder(threading.Thread):
         self.orders = Orders(orders, bell)
         self.hand = Hand(seat, slot, self.lines)
         self.prefetch = Prefetch(seat, pool, self.hand, lent)
-        self.claims = Claims(
-            seat,
-            budget=budget,
-            pool=pool,
-            hand=self.hand,
-            prefetch=self.prefetch,
-            orders=self.orders,
-        )
+        self.claims = Claims(seat, budget, pool, self.hand, self.prefetch, self.orders)
         self.progress = Progress()
         self._connection: db.Connection | None = None
         self._pause = _PAUSE_FIRST
