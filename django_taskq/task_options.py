@@ -44,11 +44,35 @@ def check_options(task: Any) -> None:
 
     Raise InvalidTask, with the name of the task and what the option takes.
     """
-
-    def put(option: str, value: Any) -> None:
-        object.__setattr__(task, option, value)
-
     where = f"@task {task.key}"
+    _check_names(where, task)
+    _check_numbers(where, task)
+    if not isinstance(task.store_result, bool):
+        raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
+    _check_atomic(where, task)
+    _check_at_most_once(where, task)
+    _check_kinds(where, task)
+    try:
+        _put(task, "redact", check_rules(task.redact))
+        _put(task, "backoff", check_backoff(task.backoff))
+        for option in ("timeout", "soft_timeout", "expires_after"):
+            if getattr(task, option) is not None:
+                _put(task, option, in_seconds(option, getattr(task, option)))
+    except (TypeError, ValueError) as error:
+        raise InvalidTask(f"{where}: {error}") from None
+    if task.timeout and task.soft_timeout and task.soft_timeout >= task.timeout:
+        raise InvalidTask(
+            f"{where}: soft_timeout={task.soft_timeout:g} s must be shorter than "
+            f"timeout={task.timeout:g} s, which kills the process.{_whence(task)}"
+        )
+
+
+def _put(task: Any, option: str, value: Any) -> None:
+    """Set an option of a frozen dataclass."""
+    object.__setattr__(task, option, value)
+
+
+def _check_names(where: str, task: Any) -> None:
     if not isinstance(task.name, str) or len(task.key) > MAX_NAME:
         raise InvalidTask(f"{where}: a name is text of at most {MAX_NAME} characters.")
     if not isinstance(task.aliases, list | tuple) or not all(map(_is_name, task.aliases)):
@@ -56,10 +80,13 @@ def check_options(task: Any) -> None:
             f"{where}: aliases takes a list of names, each of at most {MAX_NAME} characters, not "
             f"{task.aliases!r}."
         )
-    put("aliases", tuple(alias for alias in task.aliases if alias != task.key))
+    _put(task, "aliases", tuple(alias for alias in task.aliases if alias != task.key))
     for option, text in (("name", task.key), ("queue_name", task.queue_name)):
         if isinstance(text, str) and not is_storable(text):
             raise InvalidTask(f"{where!r}: {option} holds what PostgreSQL cannot store: {text!r}.")
+
+
+def _check_numbers(where: str, task: Any) -> None:
     if isinstance(task.priority, bool) or not isinstance(task.priority, int):
         raise InvalidTask(f"{where}: priority is a whole number, not {task.priority!r}.")
     if not TASK_MIN_PRIORITY <= task.priority <= TASK_MAX_PRIORITY:
@@ -71,29 +98,15 @@ def check_options(task: Any) -> None:
         raise InvalidTask(f"{where}: max_attempts is a whole number, not {task.max_attempts!r}.")
     if not 1 <= task.max_attempts <= 32_767:
         raise InvalidTask(f"{where}: max_attempts={task.max_attempts} is not within 1 … 32767.")
-    if not isinstance(task.store_result, bool):
-        raise InvalidTask(f"{where}: store_result is True or False, not {task.store_result!r}.")
-    _check_atomic(where, task)
-    _check_at_most_once(where, task)
+
+
+def _check_kinds(where: str, task: Any) -> None:
     for option in ("retry_on", "give_up_on"):
         kinds = getattr(task, option)
         kinds = tuple(kinds) if isinstance(kinds, list | tuple | set | frozenset) else (kinds,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
             raise InvalidTask(f"{where}: {option} takes exception classes, not {kinds!r}.")
-        put(option, kinds)
-    try:
-        put("redact", check_rules(task.redact))
-        put("backoff", check_backoff(task.backoff))
-        for option in ("timeout", "soft_timeout", "expires_after"):
-            if getattr(task, option) is not None:
-                put(option, in_seconds(option, getattr(task, option)))
-    except (TypeError, ValueError) as error:
-        raise InvalidTask(f"{where}: {error}") from None
-    if task.timeout and task.soft_timeout and task.soft_timeout >= task.timeout:
-        raise InvalidTask(
-            f"{where}: soft_timeout={task.soft_timeout:g} s must be shorter than "
-            f"timeout={task.timeout:g} s, which kills the process.{_whence(task)}"
-        )
+        _put(task, option, kinds)
 
 
 def _whence(task: Any) -> str:

@@ -229,8 +229,16 @@ def list_tasks(
     # Otherwise all that is walked over is shown.
     is_filtered = queue_name or task or known in {TaskStatus.READY, TaskStatus.SUCCESSFUL}
     window = _WINDOW if is_filtered else limit
+    return _page(alias, known, parameters, limit=limit, window=window)
+
+
+def _page(
+    alias: str, known: TaskStatus | None, parameters: dict[str, Any], *, limit: int, window: int
+) -> Page:
+    """Walk over windows of rows until the page is full, or enough were walked over."""
     lines: list[TaskLine] = []
     walked = 0
+    until = parameters["until"]
     while True:
         asked = {**parameters, "window": window, "limit": limit - len(lines)}
         with db.reading_cursor(alias) as cursor:
@@ -245,7 +253,7 @@ def list_tasks(
             return Page(tasks=lines, next=None)
         if walked >= _PAGE_WINDOW:
             return Page(tasks=lines, next=_next(last_id, last_end, known), is_cut=True)
-        parameters |= {"before": last_id, "until": last_end or until}
+        parameters = {**parameters, "before": last_id, "until": last_end or until}
 
 
 def known_status(text: str) -> TaskStatus:

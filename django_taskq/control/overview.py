@@ -282,14 +282,7 @@ def health(
         for worker in workers(database=alias)
         if not worker.is_silent and not worker.is_orphan and host in (None, worker.host)
     ]
-    where = f" on {host}" if host else ""
-    problems = [
-        f'No worker{where} serves the queue "{name}".'
-        for name in queues
-        if not any(worker.serves(name) for worker in living)
-    ]
-    if not living:
-        problems = [f"No worker{where} was heard of in the last {clocks.TTL:g} s."]
+    problems = _missing_workers(living, queues, f" on {host}" if host else "")
     waits = [
         (seconds, name)
         for name, seconds in oldest_due(alias)
@@ -307,6 +300,16 @@ def health(
         workers=len(living),
         oldest_due_seconds=oldest[0] if oldest else None,
     )
+
+
+def _missing_workers(living: Sequence[WorkerLine], queues: Sequence[str], where: str) -> list[str]:
+    if not living:
+        return [f"No worker{where} was heard of in the last {clocks.TTL:g} s."]
+    return [
+        f'No worker{where} serves the queue "{name}".'
+        for name in queues
+        if not any(worker.serves(name) for worker in living)
+    ]
 
 
 def oldest_due(alias: str) -> list[tuple[str, float]]:
