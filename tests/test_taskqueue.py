@@ -497,14 +497,16 @@ def test_health_is_an_exit_code() -> None:
 def test_doctor_is_an_exit_code() -> None:
     make_worker(info=INFO)
     make_row(TaskStatus.HELD, held_for="unknown:tests.tasks.ad")
-    assert "warning  1 task(s) are held" in taskqueue("doctor")
+    doctor = ("doctor", "--watch", "0s")
+    assert "warning  1 task(s) are held" in taskqueue(*doctor)
+    assert "1 warning(s)." in taskqueue(*doctor, "--strict", code=1)
 
     make_row(TaskStatus.RUNNING)
-    text = taskqueue("doctor", code=1)
+    text = taskqueue(*doctor, code=1)
     assert text.startswith("error ") and "1 task(s) are RUNNING" in text
-    first = read("doctor", code=1)["findings"][0]
+    first = read(*doctor, code=1)["findings"][0]
     assert (first["id"], first["severity"]) == ("orphans", "error")
-    assert set(first) == {"id", "severity", "what", "fix"}
+    assert set(first) == {"id", "severity", "what", "where", "fix"}
 
 
 # --- all ------------------------------------------------------------------------------------------

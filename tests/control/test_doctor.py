@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -13,9 +14,17 @@ from django.test import override_settings
 from django.utils import timezone
 
 from django_taskq import TaskStatus, control
-from django_taskq.control import Finding, Severity, doctor, findings
+from django_taskq.control import (
+    Finding,
+    Severity,
+    doctor,
+    doctor_server,
+    doctor_tables,
+    doctor_work,
+    findings,
+)
 from django_taskq.models.worker import WorkerKind
-from tests.rows import make_row, make_worker, second_connection
+from tests.rows import make_row, make_worker
 
 pytestmark = pytest.mark.django_db
 
@@ -24,12 +33,12 @@ ERROR, WARNING = Severity.ERROR, Severity.WARNING
 
 
 def found(id: str) -> Finding:
-    [finding] = [finding for finding in control.diagnose() if finding.id == id]
+    [finding] = [finding for finding in control.diagnose(watch=0) if finding.id == id]
     return finding
 
 
 def ids() -> set[str]:
-    return {finding.id for finding in control.diagnose()}
+    return {finding.id for finding in control.diagnose(watch=0)}
 
 
 def run(statement: str) -> None:
@@ -40,12 +49,14 @@ def run(statement: str) -> None:
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, list[Any]], None]:
     """Let the database answer one question otherwise."""
-    ask = doctor._ask
+    ask = findings.ask
 
     def answer(statement: str, rows: list[Any]) -> None:
-        monkeypatch.setattr(
-            doctor, "_ask", lambda alias, asked: rows if asked == statement else ask(alias, asked)
-        )
+        def other(alias: str, asked: str) -> list[Any]:
+            return rows if asked == statement else ask(alias, asked)
+
+        for module in (doctor, doctor_server, doctor_tables, doctor_work):
+            monkeypatch.setattr(module, "ask", other)
 
     return answer
 
@@ -62,6 +73,7 @@ def well() -> Iterator[None]:
 def test_where_all_is_well_nothing_is_found() -> None:
     # Another test run on this server may use many connections, or hold a transaction.
     shared = {"connections", "long-transaction", "prepared-transaction", "replication-slot"}
+    shared |= {"notify-queue", "standby"}
 
     assert ids() - shared == set()
 
@@ -110,18 +122,21 @@ LIVE_OPTIONS = [
 
 
 def test_dead_rows_are_found(answers: Any) -> None:
-    row = ["django_taskq_livetask", LIVE_OPTIONS, 10, 10, 100, 60_000, 600.0]
+    row = ["django_taskq_livetask", LIVE_OPTIONS, 10, 10, 100, 60_000, 600.0, None]
     answers(findings.TABLES, [row])
 
-    assert (
-        "60,000 dead rows to 100 living ones (last vacuum: 10 min ago)" in found("dead-rows").what
-    )
+    finding = found("dead-rows")
+    assert "60,000 dead rows to 100 living ones" in finding.what
+    assert "last autovacuum: 10 min ago, last VACUUM by hand: never" in finding.what
+    assert finding.where == "table django_taskq_livetask"
     assert "bloat" not in ids()
 
 
 def test_room_that_few_rows_take_is_found(answers: Any) -> None:
     size = 600 * 1024 * 1024
-    answers(findings.TABLES, [["django_taskq_livetask", LIVE_OPTIONS, size, size, 100, 0, None]])
+    answers(
+        findings.TABLES, [["django_taskq_livetask", LIVE_OPTIONS, size, size, 100, 0, None, None]]
+    )
 
     assert "takes 1,200 MB for 100 rows" in found("bloat").what
 
@@ -133,45 +148,53 @@ def test_an_invalid_index_is_found(answers: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "row", "id", "words"),
+    ("row", "id", "words"),
     [
         (
-            findings.LONG_TRANSACTIONS,
-            (77, "psql", "idle in transaction", 600.0),
+            ("session", "77", "psql, ada, idle in transaction", 5_000, 600.0),
             "long-transaction",
-            ["77 (psql)", "10 min", "pg_terminate_backend(77)"],
+            ["77 (psql, ada, idle", "for 10 min", "5,000 transactions", "terminate_backend(77)"],
         ),
-        (findings.PREPARED_TRANSACTIONS, ("tx", 600.0), "prepared-transaction", ["'tx'", "10 min"]),
         (
-            findings.SLOTS,
-            ("standby", False, 2_000_000),
+            ("session", "78", "", 2_000_000, None),
+            "long-transaction",
+            ["2,000,000 transactions", "pg_terminate_backend(78)"],
+        ),
+        (
+            ("prepared", "it's", "ada", 9, 600.0),
+            "prepared-transaction",
+            ["of ada", "for 10 min", "ROLLBACK PREPARED 'it''s'"],
+        ),
+        (
+            ("slot", "lost", "inactive", 2_000_000, None),
             "replication-slot",
-            ["inactive", "2,000,000", "pg_drop_replication_slot('standby')"],
+            ["inactive", "2,000,000", "pg_drop_replication_slot('lost')"],
+        ),
+        (
+            ("standby", "99", "walreceiver, streaming", 2_000_000, None),
+            "standby",
+            ["99: walreceiver", "hot_standby_feedback"],
         ),
     ],
 )
-def test_what_holds_vacuum_back_is_found(
-    answers: Any, statement: str, row: tuple[Any, ...], id: str, words: list[str]
+def test_who_holds_vacuum_back_is_named(
+    answers: Any, row: tuple[Any, ...], id: str, words: list[str]
 ) -> None:
-    answers(statement, [row])
+    answers(findings.HORIZON, [row])
 
     finding = found(id)
 
     assert finding.severity == WARNING
     for word in words:
         assert word in finding.what + finding.fix
+    assert row[1] in finding.where.replace("\\", "") or id == "prepared-transaction"
 
 
-def test_a_transaction_that_was_begun_long_ago_is_asked_for_by_its_age() -> None:
-    with second_connection() as other, connection.cursor() as cursor:
-        other.autocommit = False
-        other.execute("SELECT 1")
-        pid = other.info.backend_pid
-        recent = findings.LONG_TRANSACTIONS.replace("5 minutes", "0 seconds").replace("5", "500")
-        cursor.execute(recent)
-        assert pid in [row[0] for row in cursor.fetchall()]
-        cursor.execute(findings.LONG_TRANSACTIONS)
-        assert pid not in [row[0] for row in cursor.fetchall()]
+def test_who_is_young_is_not_named(answers: Any) -> None:
+    rows = [("session", "77", "", 5, 200.0), ("slot", "s", "active", 500, None)]
+    answers(findings.HORIZON, rows)
+
+    assert ids() & {"long-transaction", "replication-slot"} == set()
 
 
 def test_due_tasks_that_no_worker_serves_are_found() -> None:
@@ -183,6 +206,7 @@ def test_due_tasks_that_no_worker_serves_are_found() -> None:
 
     assert finding.severity == ERROR
     assert '"mail"' in finding.what and finding.fix == "manage.py taskworker -Q mail"
+    assert finding.where == 'queue "mail"'
 
 
 def test_held_tasks_are_found_with_the_name_that_was_probably_meant() -> None:
@@ -207,15 +231,45 @@ def test_a_running_task_without_a_process_is_found() -> None:
     assert found("orphans").what.startswith("1 task(s) are RUNNING")
 
 
-def test_a_silent_worker_is_found() -> None:
-    long_ago = timezone.now() - timedelta(minutes=5)
-    made = make_worker(info=INFO, host="web-1", pid=7, last_seen_at=long_ago)
-    child = make_worker(kind=WorkerKind.CHILD.value, parent_id=made.id, last_seen_at=long_ago)
+def test_a_worker_that_does_not_move_is_found_whatever_its_last_beat_says() -> None:
+    made = make_worker(info=INFO, host="web-1", pid=7, last_seen_at=timezone.now())
+    child = make_worker(kind=WorkerKind.CHILD.value, parent_id=made.id)
     make_row(TaskStatus.RUNNING, worker_id=child.id)
+    make_row(TaskStatus.READY, run_after=timezone.now() - timedelta(minutes=1))
 
-    finding = found("silent-worker")
+    told = {finding.id: finding for finding in control.diagnose(watch=0.3)}
 
-    assert "7 on web-1 was not heard of for 300 s and holds 1 task(s)" in finding.what
+    silent = told["silent-worker"]
+    assert "The worker 7 on web-1 does not move its counter" in silent.what
+    assert "holds 1 task(s)" in silent.what and silent.where == "worker 7 on web-1"
+    # Who does not live serves nobody.
+    assert "no-worker" in told
+
+
+def test_a_worker_that_moves_is_not_found_whatever_its_last_beat_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make_worker(info=INFO, last_seen_at=timezone.now() - timedelta(hours=5))
+    ask = doctor_work.ask
+
+    def beat_and_ask(alias: str, statement: str) -> list[Any]:
+        answer = ask(alias, statement)
+        if statement == findings.BEATS:
+            run(f"UPDATE django_taskq_worker SET beat = beat + 1 WHERE id = '{made.id}'")
+        return answer
+
+    monkeypatch.setattr(doctor_work, "ask", beat_and_ask)
+    began = time.monotonic()
+
+    assert "silent-worker" not in {finding.id for finding in control.diagnose(watch=20)}
+    assert time.monotonic() - began < 10
+
+
+def test_tasks_that_wait_too_long_though_they_are_served_are_found() -> None:
+    make_worker(info=INFO)
+    make_row(TaskStatus.READY, run_after=timezone.now() - timedelta(minutes=9))
+
+    assert "waited for 540 s, though workers serve it" in found("late").what
 
 
 def test_workers_of_two_versions_are_found() -> None:
@@ -264,7 +318,10 @@ def server(**changes: Any) -> tuple[Any, ...]:
         cursor.execute(findings.SERVER)
         values = dict(
             zip(
-                ("number", "version", "pid", "clock", "vacuums", "used", "allowed"),
+                (
+                    *("number", "version", "pid", "vacuums", "used", "allowed"),
+                    *("isolation", "notify_queue"),
+                ),
                 cursor.fetchone(),
                 strict=True,
             )
@@ -277,8 +334,8 @@ def server(**changes: Any) -> tuple[Any, ...]:
     ("changes", "id", "words"),
     [
         ({"number": 140012, "version": "14.12"}, "version", "14.12"),
-        ({"clock": 0.0}, "clock", "behind this machine"),
-        ({"clock": 4e9}, "clock", "ahead of this machine"),
+        ({"isolation": "serializable"}, "isolation", "SERIALIZABLE"),
+        ({"notify_queue": 0.25}, "notify-queue", "25.0% full"),
         ({"vacuums": False}, "autovacuum", "switched off in PostgreSQL"),
         ({"used": 90, "allowed": 100}, "connections", "90 of 100"),
         ({"pid": -1}, "pooler", "PgBouncer"),
@@ -293,11 +350,34 @@ def test_what_is_wrong_with_the_server_is_found(
     assert words in found(id).what
 
 
+@pytest.mark.parametrize(
+    ("clock", "words"),
+    [
+        ("+ 100", "100.0 s (± 0.0 s) ahead of this machine"),
+        ("- 100", "100.0 s (± 0.0 s) behind this machine"),
+    ],
+)
+def test_clocks_that_are_apart_are_found(
+    monkeypatch: pytest.MonkeyPatch, clock: str, words: str
+) -> None:
+    monkeypatch.setattr(findings, "CLOCK", f"{findings.CLOCK} {clock}")
+
+    assert words in found("clock").what
+
+
+def test_a_slow_round_trip_is_no_difference_of_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = "SELECT extract(epoch FROM clock_timestamp())::float8 FROM pg_sleep(2.5)"
+    monkeypatch.setattr(findings, "CLOCK", slow)
+    monkeypatch.setattr(doctor_server, "_ROUND_TRIPS", 1)
+
+    assert "clock" not in ids()
+
+
 def test_the_worst_comes_first() -> None:
     make_row(TaskStatus.HELD, held_for="unknown:gone")
     make_row(TaskStatus.RUNNING, worker_id=uuid4())
 
-    severities = [finding.severity for finding in control.diagnose()]
+    severities = [finding.severity for finding in control.diagnose(watch=0)]
 
     assert severities == sorted(severities, key=list(Severity).index)
     assert {ERROR, WARNING, Severity.INFO} <= set(severities)

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from django_taskq import results
-from django_taskq.control import bulk, detail, doctor, findings, listing, overview
+from django_taskq.control import bulk, detail, findings, listing, overview
 from django_taskq.outcomes import (
     Cancelled,
     CancelledUnstarted,
@@ -175,7 +175,7 @@ def _add_looks(add: Any) -> None:
 
 def asking(statement: str) -> Any:
     """Send a statement without parameters as an operator does."""
-    return lambda connection: doctor._ask("default", statement)
+    return lambda connection: findings.ask("default", statement)
 
 
 def _add_lists(add: Any) -> None:

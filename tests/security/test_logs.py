@@ -176,7 +176,7 @@ LOOKS = [
     ["list", "--status", "FAILED"],
     ["workers"],
     ["health", "--queue", FORGED, "--host", FORGED],
-    ["doctor"],
+    ["doctor", "--watch", "0s"],
     ["retry", "--all-failed", "--dry-run"],
     ["cancel", "--all", "--dry-run"],
 ]
@@ -248,7 +248,7 @@ def test_what_the_doctor_advises_can_be_pasted(tmp_path: Any) -> None:
 
     import shlex
 
-    fixes = [f.fix for f in control.diagnose() if f.id in {"held-unknown", "no-worker"}]
+    fixes = [f.fix for f in control.diagnose(watch=0) if f.id in {"held-unknown", "no-worker"}]
     assert len(fixes) == 2
     for fix in fixes:
         command = fix[fix.index("manage.py") :]

@@ -45,19 +45,40 @@ def _health(options: dict[str, Any]) -> Answer:
 
 
 def _doctor_arguments(parser: ArgumentParser) -> None:
-    """Add nothing."""
+    parser.add_argument(
+        "--patience",
+        metavar="TIME",
+        type=seconds,
+        default=300.0,
+        help="tell of transactions and due tasks that are older: 90s, 10m (default: 5m)",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="TIME",
+        type=seconds,
+        default=12.0,
+        help="how long a worker may take to move its counter; 0s: do not look (default: 12s)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 if there are warnings, too"
+    )
 
 
 def _doctor(options: dict[str, Any]) -> Answer:
-    findings = control.diagnose(database=options["database"])
+    found = control.diagnose(
+        patience=options["patience"], watch=options["watch"], database=options["database"]
+    )
+    counts = {severity: sum(f.severity == severity for f in found) for severity in Severity}
     lines = []
-    for finding in findings:
+    for finding in found:
         lines.append(f"{finding.severity:<7}  {one_line(finding.what, 1000)}")
-        lines.append(f"         {one_line(finding.fix, 1000)}")
-    failed = any(finding.severity == Severity.ERROR for finding in findings)
+        lines.append(f"         where: {one_line(finding.where)} ({finding.id})")
+        lines.append(f"         fix:   {one_line(finding.fix, 1000)}")
+    told = [f"{count} {severity}(s)" for severity, count in counts.items() if count]
+    failed = counts[Severity.ERROR] or (options["strict"] and counts[Severity.WARNING])
     return Answer(
-        data={"findings": findings},
-        lines=lines or ["Nothing is wrong."],
+        data={"findings": found},
+        lines=[*lines, ", ".join(told) + "."] if found else ["Nothing is wrong."],
         code=EXIT_ERROR if failed else EXIT_OK,
     )
 
