@@ -36,6 +36,8 @@ from django_taskq.worker.vitals import Vitals
 
 # The least time between looks for work, however many tasks become due; when to look after a hint.
 _TICK_AGAIN, _TICK_AFTER_HINT = 0.02, 0.1
+# Hints are heard at most so often, as processes that enqueue send them: anybody may NOTIFY.
+_HEAR_AGAIN = 0.005
 # Between tries to reach a database that is away.
 _PAUSE_FIRST, _PAUSE_LAST = 0.1, 2.0
 # After the grace time of a stop: to settle what killed children held, if the database answers.
@@ -72,6 +74,8 @@ class Supervisor:
         self._tick_at = self._beat_at = 0.0
         # There was work, and nobody to do it: the next who can take more is told at once.
         self._has_missed_work = False
+        # Until when hints wait.
+        self._deaf_until = 0.0
 
     # --- start and end ---------------------------------------------------------------------------
 
@@ -193,13 +197,16 @@ class Supervisor:
         sources: list[Any] = [self.signals.wake, children.bell_read]
         # Most often one and the same.
         connections = {c for c in (self._connection, self.listener.connection) if c is not None}
+        deaf = max(0.0, self._deaf_until - time.monotonic())
+        if deaf:
+            connections.discard(self.listener.connection)
         sources += connections
         if nursery is not None:
             sources.append(nursery.socket)
         if reload is not None:
             sources.append(reload.watch.wake)
         pause = max(0.0, self._wake_at(now) - time.monotonic())
-        readable, _, _ = select.select(sources, [], [], pause)
+        readable, _, _ = select.select(sources, [], [], min(pause, deaf) if deaf else pause)
         if self.signals.wake in readable:
             self.signals.drain()
         if reload is not None and reload.watch.wake in readable:
@@ -325,6 +332,8 @@ class Supervisor:
         except db.Trouble as error:
             self._lose_connection(error)
             return
+        if heard:
+            self._deaf_until = time.monotonic() + _HEAR_AGAIN
         if heard and not self._is_leaving:
             self._has_missed_work = not self.children.wake_one("h")
             # What was enqueued for later than now is for the tick to know.
