@@ -439,6 +439,15 @@ def write_and_enqueue(ledger: str, name: str) -> str:
 
 
 @task(atomic=True)
+def wander_off(name: str) -> str:
+    """Write a row, and then look for tables where there are none."""
+    Group.objects.create(name=name)
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path = pg_catalog")
+    return name
+
+
+@task(atomic=True)
 def die_before_commit(ledger: str, name: str) -> str:
     """Kill the process between its completion and COMMIT, the first time."""
     write(ledger, "started")
