@@ -50,6 +50,8 @@ _REQUEST_TIME, _MOST_CONNECTIONS = 5.0, 64
 
 class _Server(ThreadingHTTPServer):
     address_family = AF_INET
+    # Of those that come at once, none has to knock a second time, a second later.
+    request_queue_size = 128
     daemon_threads = True
     block_on_close = False
 
