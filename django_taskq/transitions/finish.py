@@ -294,3 +294,34 @@ def confirm(connection: Connection, sent: Sequence[tuple[str, str]]) -> set[str]
     ids, claims = map(list, zip(*sent, strict=True))
     cursor = connection.execute(CONFIRM, {"ids": array(ids), "claims": array(claims)})
     return {row[0] for row in cursor.fetchall()}
+
+
+# Of these, which are still ours and held by somebody else? It locks the others, so that whatever is
+# sent behind it in the same transaction need not wait.
+FIND_HELD = """
+/* django_taskq:find_held */
+WITH mine AS MATERIALIZED (
+  SELECT * FROM unnest(%(ids)s::uuid[], %(claims)s::uuid[]) AS m (id, claim)
+),
+free AS MATERIALIZED (
+  SELECT found.id
+  FROM (SELECT id, claim FROM mine ORDER BY id) AS m
+  CROSS JOIN LATERAL (
+    SELECT t.id FROM django_taskq_livetask AS t
+    WHERE t.id = m.id AND t.claim = m.claim
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+  ) AS found
+)
+SELECT m.id FROM mine AS m
+WHERE m.id <> ALL (ARRAY(SELECT id FROM free))
+  AND EXISTS (
+    SELECT FROM django_taskq_livetask AS t WHERE t.id = m.id AND t.claim = m.claim OFFSET 0)
+"""
+
+
+def find_held(connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """Lock these tasks, by (id, claim); return the ids of those that somebody else has locked."""
+    ids, claims = map(list, zip(*pairs, strict=True))
+    cursor = connection.execute(FIND_HELD, {"ids": array(ids), "claims": array(claims)})
+    return {row[0] for row in cursor.fetchall()}

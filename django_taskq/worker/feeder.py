@@ -114,7 +114,7 @@ class Feeder(threading.Thread):
     def flush(self) -> None:
         """Wait until what is in the outbox is stored, but not for long: the process ends."""
         deadline = time.monotonic() + _FLUSH
-        while (self.outbox or self.hand.unsent) and time.monotonic() < deadline:
+        while not self.hand.is_empty and time.monotonic() < deadline:
             self.nudge()
             time.sleep(0.01)
 
@@ -158,7 +158,9 @@ class Feeder(threading.Thread):
         wanted = 0 if self._is_leaving else self.claims.wanted(now)
         if self._is_leaving and self._put_down():
             return True
-        if self.hand.unsent or wanted or self.progress.is_due(now):
+        if now >= self.hand.retry_at:
+            self.hand.store_free(self._connect())
+        elif self.hand.unsent or wanted or self.progress.is_due(now):
             self._round_trip(wanted, now)
         elif self.claims.suspect_is_due and not self._is_leaving:
             self.claims.take_suspect(self._connect())
@@ -193,7 +195,7 @@ class Feeder(threading.Thread):
         db.roll_back(connection)
         self.claims.give_up_after_error()
         if self.hand.unsent:
-            self.hand.store_alone(connection)
+            self.hand.store_alone(connection, error)
         elif isinstance(error, db.Trouble):
             raise error
         else:
@@ -231,6 +233,7 @@ class Feeder(threading.Thread):
             self.claims.next_at(now),
             self.prefetch.next_at(now),
             self.progress.next_at(),
+            self.hand.retry_at,
             now + _TICK if self.hand.rows else self.hand.give_back.next_at(now),
         )
         return max(0.0, next_at - now) if next_at < float("inf") else None
@@ -284,7 +287,7 @@ class Feeder(threading.Thread):
             if held is not None:
                 self.budget.put_back(len(held.unstarted))
                 self.hand.let_go(held.unstarted)
-        if self._main_ended and not self.outbox and not self.hand.unsent:
+        if self._main_ended and self.hand.is_empty:
             self.hand.give_back.leave_nothing(self._connect())
             return True
         return False

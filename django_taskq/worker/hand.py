@@ -5,9 +5,12 @@ An outcome is kept until the round trip that took it along has ended without an 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from django_taskq.db import Connection, Cursor
+import psycopg
+
+from django_taskq.db import Connection, Contention, Cursor
 from django_taskq.outcomes import (
     Committed,
     Completed,
@@ -24,6 +27,9 @@ from django_taskq.worker.console import TaskLines
 from django_taskq.worker.give_back import GiveBack
 from django_taskq.worker.pools import Dropped, Seat
 
+# Rows that somebody held are tried again after so many seconds.
+_RETRY_HELD = 1.0
+
 
 class Hand:
     """The claimed tasks of a child, and those of their outcomes that wait to be stored."""
@@ -38,6 +44,9 @@ class Hand:
         self.cancelled: set[str] = set()
         # Outcomes that no round trip has stored yet.
         self.unsent: list[Unstored] = []
+        # Those of tasks whose rows somebody else holds, and when to try these again.
+        self.held_up: list[Unstored] = []
+        self.retry_at = float("inf")
         # How long tasks run, on average.
         self.run_time: float | None = None
         self.give_back = GiveBack(seat.worker_id, slot, kept=self.rows)
@@ -79,9 +88,29 @@ class Hand:
         """Send the outcomes; `stored` is told how many were still ours, when all went well."""
         return store.send(connection, self.unsent)
 
-    def store_alone(self, connection: Connection) -> None:
-        """After an error: store the outcomes without a claim behind them, one by one if need be."""
-        self.stored(connection, store.store(connection, self.unsent, self.worker_id))
+    def store_alone(self, connection: Connection, error: psycopg.Error) -> None:
+        """After an error: store the outcomes without a claim behind them, one by one if need be.
+
+        Somebody's lock on one row keeps no other outcome from being stored.
+        """
+        if isinstance(error, Contention):
+            self.store_free(connection)
+        else:
+            self.stored(connection, store.store(connection, self.unsent, self.worker_id))
+
+    def store_free(self, connection: Connection) -> None:
+        """Store outcomes without waiting for a lock; what has to wait is tried again later."""
+        outcomes = [*self.held_up, *self.unsent]
+        matched, self.held_up = store.store_free(connection, outcomes, self.worker_id)
+        self.retry_at = time.monotonic() + _RETRY_HELD if self.held_up else float("inf")
+        held = {outcome.id for outcome in self.held_up}
+        self.unsent = [outcome for outcome in outcomes if outcome.id not in held]
+        self.stored(connection, matched)
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether every outcome is stored."""
+        return not (self.outbox or self.unsent or self.held_up)
 
     def stored(self, connection: Connection, matched: int) -> None:
         """Forget the outcomes that were sent; account for those that matched nothing."""

@@ -67,6 +67,30 @@ def store(connection: Connection, outcomes: Sequence[Unstored], worker_id: str) 
         return sum(_store_alone(connection, outcome, worker_id) for outcome in outcomes)
 
 
+def store_free(
+    connection: Connection, outcomes: Sequence[Unstored], worker_id: str
+) -> tuple[int, list[Unstored]]:
+    """Store the outcomes of tasks whose rows nobody else holds.
+
+    Return how many were still ours, and those that are left for later.
+    """
+    held: list[Unstored] = []
+    free = list(outcomes)
+    try:
+        with connection.transaction():
+            ids = finish.find_held(connection, [(o.id, o.claim) for o in outcomes])
+            held = [outcome for outcome in outcomes if outcome.id in ids]
+            free = [outcome for outcome in outcomes if outcome.id not in ids]
+            with connection.pipeline():
+                cursors = send(connection, free)
+        return sum(cursor.rowcount for cursor in cursors), held
+    except psycopg.Error as error:
+        if _is_no_fault_of_theirs(error):
+            raise
+    roll_back(connection)
+    return sum(_store_alone(connection, outcome, worker_id) for outcome in free), held
+
+
 def _store_alone(connection: Connection, outcome: Unstored, worker_id: str) -> int:
     try:
         match outcome:

@@ -309,6 +309,13 @@ def _cases() -> list[Case]:
         )
         done = [(id_of("d", n), id_of("c", n)) for n in range(1, count + 1)]
         add("finish.CONFIRM", lambda c, d=done: finish.confirm(c, d), FINISHED_KEY, variant=count)
+        ours = running(count)
+        add(
+            "finish.FIND_HELD",
+            lambda c, r=ours: finish.find_held(c, r),
+            LIVE_KEY,
+            variant=count,
+        )
     mine = running(1)[0]
     add(
         "finish.COMPLETE_ANYWAY",

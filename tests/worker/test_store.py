@@ -159,6 +159,39 @@ def test_a_lock_that_cannot_be_had_is_no_fault_of_the_outcome(
     assert store.store(connection, [completed(mine)], worker_id) == 1
 
 
+def test_what_nobody_holds_is_stored_at_once_and_the_rest_is_left_for_later(
+    connection: Connection, worker_id: str
+) -> None:
+    held, free, gone, lost = (rows.add_running(connection, worker_id) for _ in range(4))
+    store.store(connection, [completed(gone)], worker_id)
+    outcomes: list[Any] = [
+        completed(held),
+        completed(free),
+        completed(gone),  # its answer was lost
+        completed(Running(lost.id, str(uuid4()))),  # its task is somebody else's
+    ]
+    with psycopg.connect(connection.info.dsn) as other:
+        other.execute("SELECT FROM django_taskq_livetask WHERE id = %s FOR UPDATE", [held.id])
+        began = time.monotonic()
+        assert store.store_free(connection, outcomes, worker_id) == (1, [outcomes[0]])
+        assert time.monotonic() - began < 0.9, "it has waited for the lock"
+    assert rows.statuses(connection, [held.id, free.id]) == ["RUNNING", "SUCCESSFUL"]
+
+    assert store.store_free(connection, outcomes[:1], worker_id) == (1, [])
+    assert rows.statuses(connection, [held.id]) == ["SUCCESSFUL"]
+
+
+def test_what_is_refused_among_what_nobody_holds_takes_no_other_along(
+    connection: Connection, worker_id: str
+) -> None:
+    bad, good = (rows.add_running(connection, worker_id) for _ in range(2))
+    outcomes: list[Any] = [completed(bad, "{broken"), completed(good)]
+
+    assert store.store_free(connection, outcomes, worker_id) == (2, [])
+
+    assert rows.statuses(connection, [bad.id, good.id]) == ["FAILED", "SUCCESSFUL"]
+
+
 def test_what_came_too_late_is_logged_and_what_was_stored_before_is_not(
     connection: Connection, worker_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
