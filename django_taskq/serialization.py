@@ -161,8 +161,8 @@ def _check(value: Any, where: str, name: str, depth: int = 1) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ArgumentsError(
-                    f"{name}: {where} has the key {key!r} ({_kind(key)}); JSON has string keys "
-                    "only. Pass str(key), or a list of pairs."
+                    f"{name}: {where} has the key {_safely_repr(key)} ({_kind(key)}); JSON has "
+                    "string keys only. Pass str(key), or a list of pairs."
                 )
             _check(key, f"a key of {where}", name, depth)
             _check(item, f"{where}[{key!r}]", name, depth + 1)
@@ -181,10 +181,24 @@ def _instead(value: Any) -> str:
             return "Pass text (decode it, or base64), or store the bytes and pass their id"
         case set() | frozenset():
             return "Pass a sorted list"
-        case _ if hasattr(value, "isoformat"):
+        case _ if _has_isoformat(value):
             return "Pass value.isoformat() and parse it in the task"
         case _:
             return "Pass a string, number, boolean, None, list or dict"
+
+
+def _has_isoformat(value: Any) -> bool:
+    try:
+        return hasattr(value, "isoformat")
+    except Exception:  # its attributes are computed, and that went wrong: it is refused anyway
+        return False
+
+
+def _safely_repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as broken:
+        return f"<its repr raised {type(broken).__qualname__}>"
 
 
 def _kind(value: Any) -> str:

@@ -105,6 +105,16 @@ class Thing:
     """Nothing that JSON knows."""
 
 
+class Awkward:
+    """Nothing that can be looked at, either."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name) if name == "isoformat" else AttributeError(name)
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -128,6 +138,7 @@ class Thing:
         (1j, "a complex.*string"),
         (Thing(), r"a tests\.test_serialization\.Thing.*string"),
         (Thing, "a type.*string"),
+        (Awkward(), r"a tests\.test_serialization\.Awkward.*string"),
         (len, "builtin_function.*string"),
         (gettext_lazy("hello"), "string"),
         (range(3), "a range.*list"),
@@ -151,6 +162,11 @@ def test_a_key_that_is_no_string_is_refused_with_the_path(key: Any) -> None:
     with pytest.raises(ArgumentsError, match=r"argument 1\[0\] has the key .*str\(key\)") as caught:
         tasks.echo.enqueue([{key: 1}])
     assert repr(key) in str(caught.value)
+
+
+def test_a_key_that_cannot_even_be_shown_is_refused() -> None:
+    with pytest.raises(ArgumentsError, match=r"its repr raised RuntimeError.*Awkward.*str\(key\)"):
+        tasks.echo.enqueue({Awkward(): 1})
 
 
 @pytest.mark.parametrize("key", ["a\x00b", "a\ud800b"])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.db import connection as django_connection
 
 import django_taskq
-from django_taskq import results
+from django_taskq import db, results
 from django_taskq.db import Connection
 from django_taskq.outcomes import Completed, Retrying
 from django_taskq.transitions import claim, finish, operate, rescue
@@ -114,6 +115,31 @@ def test_a_claim_whose_answer_was_lost_and_that_commits_late_is_found_by_a_later
         assert rescue.give_back(other, worker_id, kept=[]) == 0, "one look would not be enough"
     assert rescue.give_back(other, worker_id, kept=[]) == 3
     assert rows.statuses(other, ids) == ["READY"] * 3
+
+
+# --- our connections -----------------------------------------------------------------------------
+
+
+def test_what_the_server_gives_by_default_does_not_reach_our_connections(one: Connection) -> None:
+    name = one.info.dbname
+    theirs = {
+        "default_transaction_isolation": "serializable",
+        "lock_timeout": "0",
+        "statement_timeout": "0",
+    }
+    for setting, value in theirs.items():
+        one.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'")  # type: ignore[arg-type]
+    try:
+        with psycopg.connect(**django_connection.get_connection_params()) as plain:
+            assert plain.execute("SHOW transaction_isolation").fetchone() == ("serializable",)
+        with db.worker_connection("default", name="fresh") as fresh:
+            ours = [
+                fresh.execute(f"SHOW {setting}").fetchone()  # type: ignore[arg-type]
+                for setting in ("transaction_isolation", "lock_timeout", "statement_timeout")
+            ]
+            assert ours == [("read committed",), ("1s",), ("30s",)]
+    finally:
+        one.execute(f"ALTER DATABASE {name} RESET ALL")  # type: ignore[arg-type]
 
 
 # --- what SQL may not say ------------------------------------------------------------------------
