@@ -254,15 +254,17 @@ ON CONFLICT (id) DO UPDATE SET
 """
 )
 
-FAIL_ANYWAY = (
-    FAIL.replace("django_taskq:fail", "django_taskq:fail_anyway").rstrip()
-    + """
+# The same for a task that ends without a value. Where nobody would send it again (the end of a
+# process, an operator's word) it stands in the ordinary statement.
+OVER_ANOTHER = """
 ON CONFLICT (id) DO UPDATE SET
   status = excluded.status, return_value = NULL, errors = excluded.errors,
-  attempts = excluded.attempts, claim = excluded.claim, worker_id = excluded.worker_id,
-  started_at = excluded.started_at, finished_at = excluded.finished_at
+  attempts = excluded.attempts, crashes = excluded.crashes, claim = excluded.claim,
+  worker_id = excluded.worker_id, started_at = excluded.started_at,
+  finished_at = excluded.finished_at
 """
-)
+
+FAIL_ANYWAY = FAIL.replace("django_taskq:fail", "django_taskq:fail_anyway").rstrip() + OVER_ANOTHER
 
 
 def complete_anyway(connection: Sender, outcome: Completed) -> Cursor:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from django_taskq.db import Connection, array, quoted_array
+from django_taskq.transitions.finish import OVER_ANOTHER
 
 # One statement for many causes: a stop, a dead child, a claim whose answer was lost. Whoever sends
 # it knows that nobody claims for this worker meanwhile: it is the worker itself, or it is dead.
@@ -68,7 +69,7 @@ def give_back_unstarted(
 
 
 # Their process died while they ran, for the third time.
-CONDEMN = """
+CONDEMN = f"""
 /* django_taskq:condemn */
 WITH gone AS (
   DELETE FROM django_taskq_livetask AS t
@@ -88,11 +89,11 @@ SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, att
          'started_at', started_at, 'finished_at', statement_timestamp())),
   progress, options, headers, 'FAILED', started_at, statement_timestamp()
 FROM gone
-"""
+{OVER_ANOTHER}"""
 
 # What is started at most once ends with its process, whether it ran then or was done and could not
 # say so. Which tasks these are is code, and no column: their names are passed.
-CONDEMN_ONCE = """
+CONDEMN_ONCE = f"""
 /* django_taskq:condemn_once */
 WITH gone AS (
   DELETE FROM django_taskq_livetask AS t
@@ -111,7 +112,7 @@ SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, att
         || jsonb_build_object('started_at', started_at, 'finished_at', statement_timestamp())),
   progress, options, headers, 'FAILED', started_at, statement_timestamp()
 FROM gone
-"""
+{OVER_ANOTHER}"""
 
 
 class Once(NamedTuple):

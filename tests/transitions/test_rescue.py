@@ -346,3 +346,28 @@ def test_a_row_whose_id_has_ended_before_does_not_stop_the_sweep(connection: Con
 
     assert sweep(connection, lost).failed == [other.id]
     assert rows.row(connection, both.id)["status"] == "SUCCESSFUL"
+
+
+def test_a_task_whose_id_has_finished_before_ends_all_the_same(
+    connection: Connection, worker_id: str
+) -> None:
+    # Its id was sent twice, or came back from a backup. Nobody would ever settle the others.
+    condemned = rows.add_running(connection, worker_id, crashes=2)
+    once_only = rows.add_running(connection, worker_id, task="shop.pay")
+    other = rows.add_running(connection, worker_id)
+    for mine in (condemned, once_only):
+        rows.insert(connection, rows.DONE, id=mine.id, status="SUCCESSFUL", return_value="1")
+
+    rescue.rescue(
+        connection,
+        worker_id,
+        running=[condemned.id],
+        error=CRASH,
+        once=once(["shop.pay"], running=[once_only.id]),
+    )
+
+    for mine in (condemned, once_only):
+        row = rows.row(connection, mine.id)
+        assert (row["status"], row["claim"], row["return_value"]) == ("FAILED", mine.claim, None)
+    assert rows.row(connection, condemned.id)["crashes"] == 3
+    assert rows.row(connection, other.id)["status"] == "READY"
