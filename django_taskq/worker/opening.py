@@ -21,6 +21,7 @@ from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.signals import StopSignals
 from django_taskq.worker.store import brief
 
+# 75: try again. No database at the start, or others have declared this worker dead.
 EXIT_OK, EXIT_ERROR, EXIT_NO_DATABASE = 0, 1, 75
 
 

@@ -139,14 +139,17 @@ def test_a_connection_that_is_dead_but_looks_alive_holds_nobody_up(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("pool", ["threads", "asyncio", "solo"])
-def test_every_pool_is_rescued(start_brisk: Starter, ledger: Ledger, gate: Gate, pool: str) -> None:
+@pytest.mark.parametrize("pool", ["processes", "threads", "asyncio", "solo"])
+def test_a_worker_that_comes_later_rescues_what_it_finds_in_every_pool(
+    start_brisk: Starter, ledger: Ledger, gate: Gate, pool: str
+) -> None:
     lost = start_brisk(children=2, pool=pool)
     result = tasks.note.enqueue(ledger.path, "runs", gate=gate.path)
     ledger.start_of("runs")
     gone = ids_of(lost)
-    start_brisk(children=1, pool=pool)
     lost.process.kill()
+    lost.process.wait()
+    start_brisk(children=1, pool=pool)
     wait_until(lambda: len(ledger.starts()) == 2, 30, "it runs again")
     assert in_list(gone) == 0
     gate.open()
