@@ -136,6 +136,7 @@ class Presence:
     def sweep(self, connection: Connection) -> bool:
         """Take tasks back whose process is not listed; say whether some may be claimed now."""
         began = time.monotonic()
+        self.sweep_at = began + clocks.SWEEP  # an error in it must not be repeated at once
         if not self._orphaned:
             self._orphaned.extend(rescue.find_orphaned(connection))
             took = time.monotonic() - began

@@ -268,11 +268,12 @@ class Supervisor:
 
     def _beat(self, connection: db.Connection, now: float) -> None:
         """Show that this worker lives, and put back what waited for names that it knows."""
-        self._beat_at = now + clocks.BEAT
+        self._beat_at = now + clocks.TICK  # an error in it must not be repeated at once
         if self.presence.is_declared_dead:
             return
         db.forget_plans(connection)
         known = self.presence.beat(connection, self.children.listed)
+        self._beat_at = now + clocks.BEAT
         self.vitals.answered(time.monotonic())
         if self.presence.is_declared_dead:
             worker_log.error("This worker was declared dead by another one; stopping.")
