@@ -15,7 +15,7 @@ class Order(models.Model):
     state = models.CharField(max_length=20, default="new")
     total = models.DecimalField(max_digits=10, decimal_places=2, default=0)
     confirmed_at = models.DateTimeField(null=True)
-    charge_id = models.CharField(max_length=40, default="")
+    charge_id = models.CharField(max_length=80, default="")
 
     def __str__(self) -> str:
         return f"order {self.pk}"
