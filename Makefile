@@ -71,7 +71,7 @@ dev: $(VENV)/.has-dev ## install everything, for an editor or for tox
 clean: ## remove what the other targets made, the demo's database too
 	@if test -d .demo/postgres && test -x $(BIN)/python; then \
 		$(BIN)/python example_project/embedded_postgres.py stop --data .demo/postgres --remove; fi
-	rm -rf .demo $(VENV) .tox docs/_build build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .demo $(VENV) .tox docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # One stamp per extra, so that the demo does not wait for the linters.
 $(VENV)/.has-%: pyproject.toml $(VENV)/.made
