@@ -119,7 +119,7 @@ REFUSED: dict[str, list[str]] = {
     "support": [
         f"UPDATE {LIVE} SET args = '[]'",
         f"UPDATE {LIVE} SET claim = gen_random_uuid()",
-        f"UPDATE {DONE} SET return_value = NULL",
+        f"UPDATE {DONE} SET args = '[]'",
         *WRITES[6:],
     ],
     "dashboard": [
