@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 from psycopg.pq import TransactionStatus
 
 from django_taskq import db
@@ -25,10 +25,14 @@ from django_taskq.exceptions import Cancel, UnstorableResult
 from django_taskq.outcomes import Committed, Completed, Lost, Unanswered
 from django_taskq.transitions import atomic, finish
 from django_taskq.transitions.claim import Claimed
+from django_taskq.worker.store import brief
 
 # How often a task that ran into another transaction is run again at once, on the same attempt.
 _RUNS_AGAIN = 3
 _SERIALIZATION_FAILURE, _DEADLOCK, _LOCK_NOT_AVAILABLE = "40001", "40P01", "55P03"
+
+# Before a task is put back that cannot reach the database, in seconds.
+_PAUSE = 1.0
 
 # What the record of a task says that somebody has cancelled while it ran.
 ASKED_TO_END = "Cancelled on request while it ran."
@@ -60,7 +64,19 @@ class AtomicRunner:
         again, at most three times.
         """
         anyway = False
-        reports = reports and self._may_report()
+        try:
+            db.user_connection(self.database).ensure_connection()
+            reports = reports and self._may_report()
+        except (OperationalError, InterfaceError, *db.Trouble) as error:
+            # Its function has not been called: that is trouble of ours, and no failed attempt.
+            task_log.warning(
+                "Task %s (%s) cannot begin its transaction and is put back: %s",
+                row.id,
+                one_line(row.task),
+                brief(error),
+            )
+            time.sleep(_PAUSE)
+            return Unanswered(row.id, row.claim, began, time.monotonic()), None
         for left in range(_RUNS_AGAIN, -1, -1):
             attempt = _Attempt(self, row, began, anyway=anyway, reports=reports)
             try:

@@ -24,6 +24,9 @@ from pathlib import Path
 from tests.chaos.figures import Figures, table
 from tests.support.databases import ROOT
 
+# Not a lane: the tests that are too long for `make test`.
+_TESTS = "tests"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
@@ -56,53 +59,46 @@ def run_lanes(options: argparse.Namespace) -> int:
 
     from tests.chaos.all_lanes import LANES
 
-    waiting = options.only.split(",") if options.only else list(LANES)
-    unknown = set(waiting) - set(LANES)
+    names = options.only.split(",") if options.only else [_TESTS, *LANES]
+    unknown = set(names) - {_TESTS, *LANES}
     if unknown:
-        raise SystemExit(f"no lanes {sorted(unknown)}; there are {', '.join(LANES)}")
+        raise SystemExit(f"no lanes {sorted(unknown)}; there are {_TESTS}, {', '.join(LANES)}")
     began = time.monotonic()
+    waiting, failed = list(names), []
     running: dict[str, subprocess.Popen[bytes]] = {}
-    failed: list[str] = []
-    rows: dict[str, Figures] = {}
-    names = list(waiting)
     while waiting or running:
         while waiting and len(running) < options.side_by_side:
             name = waiting.pop(0)
             running[name] = _spawn(name, options)
-        for name, process in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[name]
-            figures = options.out / f"{name}.json"
-            if process.returncode or not figures.exists():
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            if not _has_passed(name, running.pop(name).returncode, options.out):
                 failed.append(name)
-                sys.stdout.write(f"FAILED {name}: see {options.out / f'{name}.log'}\n")
-            else:
-                rows[name] = Figures(**json.loads(figures.read_text()))
-                sys.stdout.write(f"passed {name} in {rows[name].seconds:.0f} s\n")
-            sys.stdout.flush()
         time.sleep(0.2)
-    sys.stdout.write(table([rows[name] for name in names if name in rows]) + "\n")
-    if not options.only and options.what == "full" and not run_tests(options):
-        failed.append("tests")
+    rows = [_figures(options.out, name) for name in names if name not in (_TESTS, *failed)]
     minutes = (time.monotonic() - began) / 60
-    sys.stdout.write(f"{len(rows)} lanes passed, {len(failed)} failed, in {minutes:.1f} min\n")
+    sys.stdout.write(table(rows) + "\n")
+    sys.stdout.write(
+        f"{len(names) - len(failed)} of {len(names)} passed, in {minutes:.1f} min; "
+        f"figures and logs: {options.out}\n"
+    )
     return 1 if failed else 0
 
 
-def run_tests(options: argparse.Namespace) -> bool:
-    """Run the tests that are too long for `make test`; say whether all have passed."""
-    os.environ.pop("DATABASE_URL", None)  # pytest starts a server of its own
-    os.environ.pop("DJANGO_SETTINGS_MODULE", None)
-    log = options.out / "tests.log"
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "pytest", "-m", "chaos", "-q", "--timeout", "900"]
-        ended = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    lines = log.read_text().splitlines()
-    sys.stdout.write(f"tests marked chaos: {lines[-1] if lines else ''}\n")
-    if ended.returncode:
-        sys.stdout.write(f"FAILED tests: see {log}\n")
-    return ended.returncode == 0
+def _has_passed(name: str, code: int, out: Path) -> bool:
+    """Say what became of a lane."""
+    lines = (out / f"{name}.log").read_text().splitlines()
+    if code:
+        sys.stdout.write(f"FAILED {name}: see {out / f'{name}.log'}\n")
+    elif name == _TESTS:
+        sys.stdout.write(f"passed {name}: {lines[-1]}\n")
+    else:
+        sys.stdout.write(f"passed {name} in {_figures(out, name).seconds:.0f} s\n")
+    sys.stdout.flush()
+    return code == 0
+
+
+def _figures(out: Path, name: str) -> Figures:
+    return Figures(**json.loads((out / f"{name}.json").read_text()))
 
 
 def _set_up_django(url: str) -> None:
@@ -115,12 +111,19 @@ def _set_up_django(url: str) -> None:
 
 
 def _spawn(name: str, options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    (options.out / f"{name}.json").unlink(missing_ok=True)
     words = ["--scale", str(options.scale), "--seed", str(options.seed), "--out", str(options.out)]
+    command = ["tests.chaos", "lane", name, *words]
+    environment = dict(os.environ)
+    if name == _TESTS:
+        command = ["pytest", "-m", "chaos", "-q"]
+        # It starts a server of its own, as the lanes do.
+        for variable in ("DATABASE_URL", "DJANGO_SETTINGS_MODULE"):
+            environment.pop(variable, None)
     with (options.out / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos", "lane", name, *words],
+            [sys.executable, "-m", *command],
             cwd=ROOT,
+            env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -166,7 +169,7 @@ def soak(options: argparse.Namespace) -> int:
         rounds += 1
         options.seed += 1
         options.out = out / f"round-{rounds}"
-        options.out.mkdir()
+        options.out.mkdir(exist_ok=True)
         failures += run_lanes(options)
         sys.stdout.write(f"round {rounds} (seed {options.seed}) is over, {failures} failed\n")
     return 1 if failures else 0

@@ -11,10 +11,11 @@ from tests.chaos import clocks, failpoints, tasks
 from tests.chaos.figures import Figures, total
 from tests.chaos.lanes import mixed
 from tests.chaos.rig import Broken, Rig, every
-from tests.processes.support import wait_until
+from tests.processes.support import PATIENCE
 
-# How a worker ends whose supervisor dies at a failpoint, or that was declared dead meanwhile.
-_CODES = (0, 3, -signal.SIGKILL, 75)
+# How a worker ends whose supervisor dies at a failpoint, that was declared dead meanwhile, or that
+# is asked to stop when it has ended in all but name, and no handler is there any more.
+_CODES = (0, 3, -signal.SIGKILL, 75, -signal.SIGTERM)
 # How long one place may take, and how long a process stays suspended.
 _PATIENCE, _NEVER = 90.0, 1e9
 _SUSPENDED = 3 * clocks.TTL
@@ -50,10 +51,11 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
     kills = every(lambda: 0.5 if place in ("fork", "in_rescue") else _NEVER)
     losses = every(lambda: 7.0 if place in failpoints.AT_A_LOSS else _NEVER)
     stop_at = _NEVER
+    codes = (0,) if place in failpoints.IN_CHILDREN else _CODES
     workers = 2 if place in failpoints.IN_SUPERVISORS else 1
-    while _left(permits) or rig.wake(_SUSPENDED):
+    while _left(permits) or rig.wake(_SUSPENDED) or (action == "stop" and rig.stops() < times):
         assert time.monotonic() < deadline, f"{_left(permits)} of {times} never happened"
-        rig.tend(*_CODES)
+        rig.tend(*codes)
         while len(rig.workers) < workers:
             worker = rig.start("--shutdown-timeout", "2", children=2, **environment)
             rig.wait_until_here(worker)
@@ -73,17 +75,20 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
     if place not in failpoints.IN_CHILDREN:
         rig.start(children=2)  # what is there may be on its way out
     rig.drain()
-    rig.tend(*_CODES)
-    return rig.judge(f"{place} {action}")
+    rig.tend(*codes)
+    return rig.judge(f"{place} {action}", codes=codes)
 
 
 def _lose_one(rig: Rig) -> None:
     """Start a worker, let it take tasks, and kill all of it."""
     lost = rig.start(children=1)
     rig.wait_until_up(lost, 1)
-    # More than the others have places for.
-    rig.enqueue(tasks.work, [(0.5,)] * 10)
-    wait_until(lambda: rig.held_by(lost), what="it takes a task")
+    deadline = time.monotonic() + PATIENCE
+    while not rig.held_by(lost):
+        assert time.monotonic() < deadline, "it takes no task"
+        # More than the others have places for.
+        rig.enqueue(tasks.work, [(0.5,)] * 10)
+        time.sleep(0.5)
     rig.kill_tree(lost)
 
 

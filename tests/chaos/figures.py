@@ -66,7 +66,7 @@ def measure(
                     tree_recovery = max(tree_recovery, late)
                 else:
                     recovery = max(recovery, late)
-    trees = {death.seq for death in evidence.deaths.values() if death.of_a_tree}
+    trees = {death.at for death in evidence.deaths.values() if death.of_a_tree}
     return Figures(
         lane=lane,
         seconds=seconds,

@@ -134,6 +134,10 @@ def joined(changes: Iterable[Change]) -> Iterable[Change]:
     return sorted([*moved, *waiting.values()])
 
 
+# So long its supervisor has to settle the death of a child.
+_NOTED_WITHIN = 1.0
+
+
 def _read_events(connection: psycopg.Connection[Any], evidence: Evidence) -> None:
     """Take in deaths and suspensions; those of a whole worker are those of all its processes."""
     members: dict[str, list[str]] = defaultdict(list)
@@ -148,7 +152,12 @@ def _read_events(connection: psycopg.Connection[Any], evidence: Evidence) -> Non
         actors = [actor] if actor else members[worker]
         for one in actors:
             if kind == "death":
-                evidence.deaths.setdefault(one, Death(seq, at, of_a_tree=not actor))
+                evidence.deaths.setdefault(one, Death(seq, at))
+                if not actor:
+                    # Of a child that had died just before, nobody was left to take note.
+                    first = evidence.deaths[one]
+                    if at - first.at < _NOTED_WITHIN:
+                        evidence.deaths[one] = Death(first.seq, at, of_a_tree=True)
             elif kind == "stop":
                 evidence.pauses.setdefault(one, []).append(Pause(seq, None))
             elif kind == "cont" and evidence.pauses.get(one):

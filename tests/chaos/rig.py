@@ -172,6 +172,10 @@ class Rig:
             assert code in codes, f"ended with {code}:\n{worker.output[-4000:]}"
         return ended
 
+    def stops(self) -> int:
+        """Count the processes that have suspended themselves; each says so just before."""
+        return int(self.sql("SELECT count(*) FROM chaos_event WHERE kind = 'stop'")[0][0])
+
     def wake(self, seconds: float) -> int:
         """Wake up what has suspended itself for so long; return how many still are suspended."""
         rows = self.sql(
@@ -251,7 +255,7 @@ class Rig:
         while self.live() and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def dismiss(self) -> None:
+    def dismiss(self, *codes: int) -> None:
         """Ask all workers to stop, as a deployment does, and wait until they have."""
         users_connection.close()
         for worker in self.workers:
@@ -260,7 +264,7 @@ class Rig:
                 worker.send(signal.SIGTERM)
         for worker in self.workers:
             code = worker.wait()
-            assert code == 0, f"ended with {code}:\n{worker.output[-4000:]}"
+            assert code in (codes or (0,)), f"ended with {code}:\n{worker.output[-4000:]}"
         self.stop()
 
     def stop(self) -> None:
@@ -287,9 +291,9 @@ class Rig:
         found.at_most_once, found.atomic = known.at_most_once, known.atomic
         return found
 
-    def judge(self, lane: str, remarks: str = "") -> Figures:
+    def judge(self, lane: str, remarks: str = "", codes: Sequence[int] = (0,)) -> Figures:
         """Stop the workers and judge the run. Raise Broken if a promise was broken."""
-        self.dismiss()
+        self.dismiss(*codes)
         evidence = self.evidence()
         violations = check(evidence)
         seconds = time.monotonic() - self._began

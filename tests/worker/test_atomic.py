@@ -29,7 +29,7 @@ from django_taskq.outcomes import (
 )
 from django_taskq.tasks_api import task_finished
 from django_taskq.transitions import atomic as statements
-from django_taskq.worker import store
+from django_taskq.worker import atomic, store
 from django_taskq.worker.executor import Executor
 from tests.support import rows
 from tests.support.rows import Running
@@ -440,3 +440,16 @@ def test_a_database_without_autocommit_is_refused_with_the_reason(ran: Ran) -> N
     outcome = ran.run(samples.write, "x")
 
     assert "AUTOCOMMIT off" in error_of(outcome)["message"]
+
+
+def test_a_database_that_is_away_when_it_begins_fails_no_attempt(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_PAUSE", 0.0)
+    refused = psycopg.OperationalError("connection refused")
+    with mock.patch.object(django_connection, "ensure_connection", side_effect=refused):
+        outcome = ran.run(samples.write, "away")
+    assert isinstance(outcome, Unanswered)
+    assert samples.STARTS == []
+    store.store(ran.connection, [outcome], ran.worker_id)
+    assert (ran.row["status"], ran.row["attempts"], ran.row["errors"]) == ("READY", 0, [])
