@@ -254,8 +254,8 @@ ON CONFLICT (id) DO UPDATE SET
 """
 )
 
-# The same for a task that ends without a value. Where nobody would send it again (the end of a
-# process, an operator's word) it stands in the ordinary statement.
+# The same for a task that ends without a value. At the end of a process, where nobody would send it
+# again, it stands in the ordinary statement. (Not at an operator's word: he may not UPDATE here.)
 OVER_ANOTHER = """
 ON CONFLICT (id) DO UPDATE SET
   status = excluded.status, return_value = NULL, errors = excluded.errors,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django_taskq.db import Connection, user_cursor
-from django_taskq.transitions.finish import OVER_ANOTHER
 
 # More characters than the name of a task may have.
 _LONGEST_NAME = 200
 
-CANCEL_WAITING = f"""
+CANCEL_WAITING = """
 /* django_taskq:cancel_waiting */
 WITH gone AS (
   DELETE FROM django_taskq_livetask AS t
@@ -26,7 +25,7 @@ SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, att
     || (%(error)s::jsonb || jsonb_build_object('finished_at', statement_timestamp())),
   progress, options, headers, 'CANCELLED', statement_timestamp()
 FROM gone
-{OVER_ANOTHER}RETURNING id
+RETURNING id
 """
 
 
@@ -61,7 +60,7 @@ BULK_LIMIT = 1000
 # Rows that somebody else holds (a claim, another operator) are left to him, not waited for. They
 # are looked up one by one: asked for 1,000 ids at once, a planner without statistics reads the
 # whole table.
-CANCEL_MANY = f"""
+CANCEL_MANY = """
 /* django_taskq:cancel_many */
 WITH mine AS MATERIALIZED (
   SELECT found.id
@@ -88,7 +87,7 @@ SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, att
          'attempt', attempts, 'finished_at', statement_timestamp())),
   progress, options, headers, 'CANCELLED', statement_timestamp()
 FROM gone
-{OVER_ANOTHER}RETURNING id::text
+RETURNING id::text
 """
 
 

@@ -227,16 +227,3 @@ def test_only_running_tasks_are_asked_to_end(users: psycopg.Connection[Any]) -> 
     assert operate.request_cancel("default", done) is False
     assert operate.request_cancel_many("default", [waiting, done, running.id]) == {running.id}
     assert rows.row(users, waiting)["cancel_requested_at"] is None
-
-
-def test_a_waiting_task_whose_id_has_finished_before_is_cancelled_all_the_same(
-    users: psycopg.Connection[Any],
-) -> None:
-    ids = [rows.add(users) for _ in range(2)]
-    for id in ids:
-        rows.insert(users, rows.DONE, id=id, status="SUCCESSFUL", return_value="1")
-
-    assert operate.cancel_waiting("default", ids[0], error=REASON) is True
-    assert operate.cancel_many("default", [ids[1]], error=REASON) == {ids[1]}
-
-    assert rows.statuses(users, ids) == ["CANCELLED"] * 2
