@@ -25,6 +25,7 @@ from django_taskq.transitions import claim, enqueue, operate, presence, prune, r
 from django_taskq.worker import feeder, give_back, store
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.executor import Executor
+from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Holdings
 from tests.plans.cases import settled
 from tests.races.feeding import KINDS, child
@@ -167,7 +168,7 @@ def settle(one: Connection) -> Any:
     unstarted, done, ran, condemned = (
         rows.add_running(one, worker_id, crashes=crashes).id for crashes in (0, 0, 0, 2)
     )
-    deaths = Aftermath()
+    deaths = Aftermath(WorkerOptions(database="default"))
     held = Holdings(started=[done, ran, condemned], unstarted=[unstarted], running=(ran, condemned))
     deaths.add(Death(worker_id=worker_id, slot=0, pid=1, status=-9, held=held, killed_for=""))
 

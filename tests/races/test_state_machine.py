@@ -46,6 +46,7 @@ from django_taskq.transitions import (
 )
 from django_taskq.transitions.claim import Lane
 from django_taskq.worker.aftermath import Aftermath, Death
+from django_taskq.worker.options import WorkerOptions
 from django_taskq.worker.record import Holdings
 from tests.races.model import SUSPECT, Task
 from tests.support import rows
@@ -271,7 +272,7 @@ class Protocol(RuleBasedStateMachine):
             unstarted=[id for id in held if id not in started],
             running=tuple(running),
         )
-        deaths = Aftermath()
+        deaths = Aftermath(WorkerOptions(database="default"))
         deaths.add(Death(worker_id=dead, slot=0, pid=1, status=-9, held=holdings, killed_for=""))
         deaths.settle(self.connections[observer])
         for id in held:

@@ -195,7 +195,7 @@ def test_what_a_child_has_claimed_since_is_not_taken_from_it(
     assert held is not None
 
     record.accept(record.announce(claimed_since.claim), [claimed_since.id])
-    deaths = Aftermath()
+    deaths = Aftermath(WorkerOptions(database="default"))
     deaths.give_back(worker_id, held)
     deaths.settle(connection)
 
@@ -219,7 +219,7 @@ def test_a_task_that_has_run_here_before_is_given_back_like_any_other(
     held = record.take_unstarted()
     assert held is not None
 
-    deaths = Aftermath()
+    deaths = Aftermath(WorkerOptions(database="default"))
     deaths.give_back(worker_id, held)
     deaths.settle(connection)
 
