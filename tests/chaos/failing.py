@@ -53,7 +53,7 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
     stop_at = _NEVER
     codes = (0,) if place in failpoints.IN_CHILDREN else _CODES
     workers = 2 if place in failpoints.IN_SUPERVISORS else 1
-    while _left(permits) or rig.wake(_SUSPENDED) or (action == "stop" and rig.stops() < times):
+    while _left(permits) or (action == "stop" and rig.stops() < times) or rig.wake(_SUSPENDED):
         assert time.monotonic() < deadline, f"{_left(permits)} of {times} never happened"
         rig.tend(*codes)
         while len(rig.workers) < workers:
