@@ -9,15 +9,16 @@ transaction mode stands between (`DJANGO_TASKQ["POOLED"]`), it is a PooledConnec
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
@@ -29,7 +30,7 @@ from django_taskq.deadline import WorkerConnection
 from django_taskq.pooled import PooledConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -343,6 +344,37 @@ def switch_pools_off() -> None:
     """Let each thread of a worker process hold one plain connection: a pool would open four."""
     for alias in connections:
         connections.settings[alias].get("OPTIONS", {}).pop("pool", None)
+
+
+# How often a verb is tried again that ran into another transaction, and what that raises.
+_TRIES_AGAIN = 5
+_COLLISIONS = (errors.SerializationFailure, errors.DeadlockDetected)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def tried_again(verb: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
+    """Do a verb again that has run into another transaction, on the caller's connection.
+
+    In a transaction of the caller's he hears of it: only he can repeat all of that. `verb` takes
+    the alias first.
+    """
+
+    @functools.wraps(verb)
+    def try_it(alias: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for left in range(_TRIES_AGAIN, -1, -1):
+            try:
+                return verb(alias, *args, **kwargs)
+            except OperationalError as error:
+                if not left or not isinstance(error.__cause__, _COLLISIONS):
+                    raise
+                connection = user_connection(alias)
+                if connection.in_atomic_block or not connection.get_autocommit():
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    return try_it
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from asgiref.sync import sync_to_async
 
 from django_taskq import carried, current
-from django_taskq.db import user_connection, user_cursor
+from django_taskq.db import tried_again, user_connection, user_cursor
 from django_taskq.exceptions import (
     TaskCancelled,
     TaskCrashed,
@@ -356,6 +356,7 @@ class Row:
 _ROW_FIELDS = [f.name for f in fields(Row)]
 
 
+@tried_again
 def read_row(alias: str, task_id: object) -> Row:
     """Read a task by id. Raise TaskResultDoesNotExist, also for what is no id at all."""
     known = parse_id(task_id)

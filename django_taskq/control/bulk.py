@@ -180,6 +180,7 @@ def prune(
     return delete_old(alias, seconds, limit)
 
 
+@db.tried_again
 def _retry_batch(alias: str, ids: Sequence[str], *, force: bool) -> Changed:
     allowed = sorted(FINISHED) if force else _ENDED_BADLY
     with transaction.atomic(using=alias):
@@ -190,6 +191,7 @@ def _retry_batch(alias: str, ids: Sequence[str], *, force: bool) -> Changed:
     return _changed(done, _reasons(alias, left, _why_not_retried))
 
 
+@db.tried_again
 def _cancel_batch(alias: str, ids: Sequence[str], reason: str) -> Changed:
     record = error_record(
         class_path=class_path(TaskCancelled),

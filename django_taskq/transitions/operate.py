@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from django_taskq.db import Connection, user_cursor
+from django_taskq.db import Connection, tried_again, user_cursor
 
 # More characters than the name of a task may have.
 _LONGEST_NAME = 200
@@ -29,6 +29,7 @@ RETURNING id
 """
 
 
+@tried_again
 def cancel_waiting(alias: str, task_id: str, *, error: str) -> bool:
     """End a task that waits, in the caller's transaction; say whether there was one to end."""
     with user_cursor(alias) as cursor:
@@ -47,6 +48,7 @@ RETURNING t.id
 """
 
 
+@tried_again
 def request_cancel(alias: str, task_id: str) -> bool:
     """Ask a running task to end, in the caller's transaction; say whether there was one to ask."""
     with user_cursor(alias) as cursor:
@@ -91,6 +93,7 @@ RETURNING id::text
 """
 
 
+@tried_again
 def cancel_many(alias: str, ids: Sequence[str], *, error: str) -> set[str]:
     """End tasks that wait, at most BULK_LIMIT, in the caller's transaction; return which."""
     with user_cursor(alias) as cursor:
@@ -117,6 +120,7 @@ RETURNING t.id::text
 """
 
 
+@tried_again
 def request_cancel_many(alias: str, ids: Sequence[str]) -> set[str]:
     """Ask running tasks to end, at most BULK_LIMIT, in the caller's transaction; return which."""
     with user_cursor(alias) as cursor:
@@ -156,6 +160,7 @@ RETURNING id::text
 """
 
 
+@tried_again
 def requeue(alias: str, ids: Sequence[str], *, statuses: Sequence[str]) -> set[str]:
     """Put finished tasks of these statuses back into their queues, in the caller's transaction.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from django_taskq.db import Connection, user_cursor
+from django_taskq.db import Connection, tried_again, user_cursor
 
 # A transaction deletes no more rows than this.
 MOST = 1000
@@ -56,13 +56,18 @@ def prune(alias: str, older_than: float, limit: int | None = None) -> int:
     total, floor = 0, BEGINNING
     while limit is None or total < limit:
         most = MOST if limit is None else min(MOST, limit - total)
-        with user_cursor(alias) as cursor:
-            cursor.execute(PRUNE, _parameters(older_than, most, floor))
-            done = _pruned(cursor.fetchone(), floor)
+        done = _prune_once(alias, older_than, most, floor)
         total, floor = total + done.rows, done.floor
         if done.rows < most:
             break
     return total
+
+
+@tried_again
+def _prune_once(alias: str, age: float, limit: int, floor: Any) -> Pruned:
+    with user_cursor(alias) as cursor:
+        cursor.execute(PRUNE, _parameters(age, limit, floor))
+        return _pruned(cursor.fetchone(), floor)
 
 
 def _parameters(age: float, limit: int, floor: Any) -> dict[str, Any]:

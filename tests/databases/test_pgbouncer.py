@@ -22,6 +22,7 @@ from django_taskq.models import FinishedTask, LiveTask
 from tests.databases.pgbouncer import PgBouncer, serve_pgbouncer
 from tests.processes import tasks
 from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
+from tests.processes.test_contention import run_among_nuisances
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +123,14 @@ def test_many_tasks_run_once_each(start_behind: Starter, ledger: Ledger) -> None
     assert pids & set(first.children()) and pids & set(second.children())
     for worker in (first, second):
         assert "trying again" not in worker.output, worker.output
+
+
+@pytest.mark.parametrize("isolation", ["serializable"], indirect=True)
+@pytest.mark.usefixtures("isolation")
+def test_all_tasks_succeed_among_locks_above_read_committed(
+    start_behind: Starter, database: str, ledger: Ledger
+) -> None:
+    run_among_nuisances(start_behind, database, ledger, 200)
 
 
 @pytest.mark.parametrize("pool", ["threads", "asyncio", "solo"])
