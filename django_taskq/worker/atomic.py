@@ -29,7 +29,8 @@ from django_taskq.worker.store import brief
 
 # How often a task that ran into another transaction is run again at once, on the same attempt.
 _RUNS_AGAIN = 3
-_SERIALIZATION_FAILURE, _DEADLOCK, _LOCK_NOT_AVAILABLE = "40001", "40P01", "55P03"
+_SERIALIZATION_FAILURE, _DEADLOCK = "40001", "40P01"
+_LOCK_NOT_AVAILABLE, _QUERY_CANCELED = "55P03", "57014"
 
 # Before a task is put back that cannot reach the database, in seconds.
 _PAUSE = 1.0
@@ -94,7 +95,11 @@ class AtomicRunner:
                 row.id,
                 one_line(row.task),
             )
-            is_mine, is_cancelled = self._read(row)
+            try:
+                is_mine, is_cancelled = self._read(row)
+            except (psycopg.Error, DatabaseError, InterfaceError):
+                # Rolled back, and the connection is lost: the feeder puts it back.
+                return Unanswered(row.id, row.claim, began, time.monotonic()), None
             if not is_mine:
                 return Lost(row.id, row.claim, began, time.monotonic()), None
             if is_cancelled:
@@ -183,7 +188,7 @@ class _Attempt:
     def met_others(self, error: BaseException) -> bool:
         """Say whether it failed because of another transaction, and may succeed if repeated."""
         state = _sqlstate(error)
-        if state == _LOCK_NOT_AVAILABLE:
+        if state in (_LOCK_NOT_AVAILABLE, _QUERY_CANCELED):
             return self._raw is not None  # our own completion; the task's statements are its own
         return state in (_SERIALIZATION_FAILURE, _DEADLOCK)
 

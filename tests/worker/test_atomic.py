@@ -346,6 +346,32 @@ def test_a_row_that_somebody_holds_is_waited_for_and_tried_again(
     assert samples.STARTS == ["x", "x"]
 
 
+def test_a_completion_that_the_server_cancels_is_no_failure(ran: Ran) -> None:
+    """As a statement_timeout of the project's connections does, while somebody holds the row."""
+    mine = ran.add(samples.write)
+
+    def hold() -> None:
+        ran.connection.execute("BEGIN")
+        ran.connection.execute("SELECT FROM django_taskq_livetask FOR UPDATE")
+        with django_connection.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = '100ms'")
+
+    samples.MEANWHILE += [hold, lambda: ran.connection.rollback()]
+
+    assert isinstance(ran.run(samples.write, "x", mine=mine), Committed)
+    assert samples.STARTS == ["x", "x"]
+
+
+def test_a_connection_that_is_lost_between_two_runs_is_no_failure(ran: Ran) -> None:
+    lost = psycopg.OperationalError("the connection is lost")
+    with mock.patch.object(statements, "still_mine", side_effect=lost):
+        outcome = ran.run(samples.meet_a_deadlock, "x")
+
+    assert isinstance(outcome, Unanswered)
+    assert store.store(ran.connection, [outcome], ran.worker_id) == 1
+    assert (ran.row["status"], ran.row["attempts"]) == ("READY", 0)
+
+
 # --- progress ------------------------------------------------------------------------------------
 
 
