@@ -424,5 +424,5 @@ def test_rows_follow_the_model(protocol: type[Protocol]) -> None:
 @pytest.mark.chaos
 @pytest.mark.timeout(3600)
 def test_rows_follow_the_model_for_long(protocol: type[Protocol]) -> None:
-    many = settings(max_examples=2000, stateful_step_count=60, **COMMON)
+    many = settings(max_examples=500, stateful_step_count=60, **COMMON)
     run_state_machine_as_test(protocol, settings=many)
