@@ -48,7 +48,7 @@ class Child:
     # As a pool: one task at a time.
     size = 1
 
-    def __init__(self, worker_id: str) -> None:
+    def __init__(self, worker_id: str, queues: tuple[str, ...]) -> None:
         self.memory = SharedMemory.create(1)
         self.memory.budget.create(-1)
         self.record = self.memory.records[0]
@@ -62,7 +62,7 @@ class Child:
         for end in self._pipes:
             os.set_blocking(end, False)
         seat = Seat(
-            options=WorkerOptions(database="default", verbosity=0),
+            options=WorkerOptions(database="default", queues=queues, verbosity=0),
             worker_id=worker_id,
             record=self.record,
             outbox=self.outbox,
@@ -143,9 +143,9 @@ class Child:
 
 
 @contextmanager
-def child(worker_id: str) -> Iterator[Child]:
+def child(worker_id: str, *, queues: tuple[str, ...] = ()) -> Iterator[Child]:
     """Run a child, and stop it."""
-    running = Child(worker_id)
+    running = Child(worker_id, queues)
     running.start()
     try:
         yield running

@@ -97,7 +97,9 @@ def hasty_feeder() -> Iterator[None]:
 def cut_a_child(statement: str, points: int, one: Connection, worker_id: str, proxy: Proxy) -> None:
     """Run tasks of all kinds again and again, with a connection that is cut in a statement."""
     text = f"django_taskq:{statement} */".encode()
-    with hasty_feeder(), child(worker_id) as running:
+    # One that serves all queues finds its lanes and claims along them at once.
+    queues = ("*",) if statement in ("find_lanes", "claim") else ()
+    with hasty_feeder(), child(worker_id, queues=queues) as running:
         happened: list[bool] = []
 
         def run_all(*cuts: Cut) -> None:
