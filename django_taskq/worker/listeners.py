@@ -33,7 +33,13 @@ class Listeners:
 
     def send_start(self, row: Claimed, run: Run) -> None:
         """Say that a task starts."""
-        self._send(task_started, run, shown_result(row, run, TaskStatus.RUNNING, self.worker_id))
+        try:
+            result = shown_result(row, run, TaskStatus.RUNNING, self.worker_id)
+        # A row made by SQL that cannot be shown. What it comes to is for the run to say.
+        except (ValueError, RecursionError) as broken:
+            _log_untold(row, "starts", broken)
+        else:
+            self._send(task_started, run, result)
 
     def send_success(self, row: Claimed, run: Run, value: Any) -> None:
         """Say that a task has returned this value."""
@@ -48,12 +54,7 @@ class Listeners:
         # A row made by SQL, with a time that Python cannot hold; an error that raises when it is
         # logged. What the task came to is known by now, and must be stored.
         except BaseException as broken:
-            task_log.error(
-                "Those who listen could not be told that task %s (%s) has failed: %s.",
-                row.id,
-                one_line(row.task),
-                type(broken).__qualname__,
-            )
+            _log_untold(row, "has failed", broken)
 
     def _send_failure(self, row: Claimed, run: Run, error: str) -> None:
         result = self._ended(row, run, TaskStatus.FAILED)
@@ -75,6 +76,16 @@ class Listeners:
 
     def _send(self, signal: Any, run: Run, result: TaskResult[Any]) -> None:
         signal.send_robust(sender=type(run.task.get_backend()), task_result=result)
+
+
+def _log_untold(row: Claimed, what: str, broken: BaseException) -> None:
+    task_log.error(
+        "Those who listen could not be told that task %s (%s) %s: %s.",
+        row.id,
+        one_line(row.task),
+        what,
+        type(broken).__qualname__,
+    )
 
 
 def shown_result(row: Claimed, run: Run, status: TaskStatus, worker_id: str) -> TaskResult[Any]:
