@@ -191,6 +191,12 @@ def test_files_of_the_other_project_are_named_instead_of_a_riddle(
         first_file.unlink()
     said = run(
         """
+        import sys
+        from pathlib import Path
+        # Where it is installed from is not to be found.
+        here = ["", str(Path.cwd())]
+        files = "django_taskq/__init__.py"
+        sys.path[:] = [p for p in sys.path if p in here or not Path(p, files).exists()]
         try:
             from django_taskq import task
         except ImportError as error:

@@ -167,17 +167,23 @@ class Traffic(threading.Thread):
 
 
 def migrate(name: str) -> None:
-    """Run a migration as an operator does: one that gives up for a lock is started again."""
+    """Run a migration as an operator does: one that gives up for a lock is started again.
+
+    It gives up before those who wait behind it do; autovacuum, say, lets go after a second only.
+    """
     is_atomic = MigrationLoader(None).get_migration("django_taskq", name).atomic
     # What runs in no transaction keeps nobody waiting, and would be left half done.
     with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('lock_timeout', %s, false)", ["1s" if is_atomic else "0"])
-    for left in range(9, -1, -1):
+        cursor.execute(
+            "SELECT set_config('lock_timeout', %s, false)", ["200ms" if is_atomic else "0"]
+        )
+    for left in range(29, -1, -1):
         try:
             return call_command("migrate", "django_taskq", name, verbosity=0)
         except OperationalError as error:
             if not left or not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
                 raise
+            time.sleep(0.1)
 
 
 def files() -> list[tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import psycopg
 
 from django_taskq.db import Connection, Contention, Cursor
+from django_taskq.events import worker_log
 from django_taskq.outcomes import (
     Committed,
     Completed,
@@ -36,6 +37,7 @@ class Hand:
 
     def __init__(self, seat: Seat, slot: int, lines: TaskLines) -> None:
         self.worker_id = seat.worker_id
+        self.slot = slot
         self.outbox = seat.outbox
         self.lines = lines
         # Every claimed task that is not stored, given back or dropped yet, by id.
@@ -100,8 +102,14 @@ class Hand:
 
     def store_free(self, connection: Connection) -> None:
         """Store outcomes without waiting for a lock; what has to wait is tried again later."""
-        outcomes = [*self.held_up, *self.unsent]
+        outcomes, before = [*self.held_up, *self.unsent], len(self.held_up)
         matched, self.held_up = store.store_free(connection, outcomes, self.worker_id)
+        if len(self.held_up) > before:
+            worker_log.warning(
+                "Child %d: somebody else holds the rows of %d task(s) that have ended; trying again.",
+                self.slot,
+                len(self.held_up),
+            )
         self.retry_at = time.monotonic() + _RETRY_HELD if self.held_up else float("inf")
         held = {outcome.id for outcome in self.held_up}
         self.unsent = [outcome for outcome in outcomes if outcome.id not in held]

@@ -46,7 +46,7 @@ def test_a_health_port_that_is_none_is_refused(start: Starter, port: str) -> Non
     flag = start("--health-port", port, ready=False)
     assert flag.wait(30) == 2
     variable = start(ready=False, environment={"TASKWORKER_HEALTH_PORT": port})
-    assert variable.wait(30) == 1
+    assert variable.wait(30) == 2
     for worker in (flag, variable):
         assert f"'{port}' is no port, and no HOST:PORT" in worker.output
 
