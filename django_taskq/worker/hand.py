@@ -106,7 +106,7 @@ class Hand:
         matched, self.held_up = store.store_free(connection, outcomes, self.worker_id)
         if len(self.held_up) > before:
             worker_log.warning(
-                "Child %d: somebody else holds the rows of %d task(s) that have ended; trying again.",
+                "Child %d: somebody holds the rows of %d ended task(s); trying again.",
                 self.slot,
                 len(self.held_up),
             )

@@ -51,7 +51,7 @@ def assert_harmless(text: str, lines: int | None = None) -> None:
 SAFE = re.compile(
     r"""
     (\w+\.)*(slot|pid|number|id|reason|retiring_for|database|database_wait|megabytes)
-    | len\(\w+\) | type\(\w+\)\.__(qual)?name__ | resumed | count | held | running | grace | fix
+    | len\([\w.]+\) | type\(\w+\)\.__(qual)?name__ | resumed | count | held | running | grace | fix
     | _PATIENCE | _AGAIN | task_id | mark | self\._count | death | what | ended\ -\ began
     | 'timeout' | why\.get\(.* | _where\(error\) | self\.seconds
     | clocks\.\w+ | self\.describe\(row\.id\) | who | _list\(ids\)  # see presence.py
