@@ -21,7 +21,7 @@ from benchmarks import server, tree
 from benchmarks.measure import BenchmarkError
 from django_taskq.transitions.claim import CLAIM
 from django_taskq.transitions.finish import COMPLETE
-from django_taskq.transitions.presence import ARRIVE
+from django_taskq.transitions.presence import ARRIVE, BEAT
 
 # Where the loop that waits listens, and the queue that it claims from.
 CHANNEL = QUEUE = "benchmark_raw"
@@ -158,6 +158,8 @@ def _listen(connection: server.Connection, worker: str) -> None:
                 },
                 prepare=True,
             )
+        # Our worker beside us would take a process that does not beat for a dead one.
+        connection.execute(BEAT, {"ids": f"{{{worker}}}"}, prepare=True)
 
 
 def _claim(queue_name: str, worker: str, token: str, limit: int) -> dict[str, Any]:
