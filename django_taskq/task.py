@@ -172,7 +172,7 @@ def at_most_once_names() -> frozenset[str]:
 
 
 def missing(key: str) -> Task[..., Any]:
-    """Make a placeholder for a task that is not registered here: it can be shown, not run."""
+    """Stand in for a task that is not registered here: it can be shown, not run."""
     return rebuilt(None, func=_Missing(key), name=key.rpartition(".")[2], key=key)
 
 

@@ -311,6 +311,28 @@ def test_signals_reach_the_command_once_and_the_server_goes_after_it(
     assert not directory_of(url).exists()
 
 
+def test_a_signal_that_comes_while_the_command_is_being_started_reaches_it() -> None:
+    interrupted = (
+        "import os, signal, subprocess, sys\n"
+        "from example_project import embedded_postgres\n"
+        "class Popen(subprocess.Popen):\n"
+        "    def __init__(self, *arguments, **options):\n"
+        "        super().__init__(*arguments, **options)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "subprocess.Popen = Popen\n"
+        "sys.exit(embedded_postgres.run(['sleep', '60']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted],
+        env=environment(DATABASE_URL="mine"),
+        cwd=SCRIPT.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+
+
 def test_a_signal_that_ends_the_command_shows_in_the_exit_code() -> None:
     kill_myself = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
     done = script("run", "--", sys.executable, "-c", kill_myself, DATABASE_URL="mine")
