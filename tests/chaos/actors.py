@@ -108,6 +108,7 @@ def _name_supervisors() -> None:
     def run(self: supervisor.Supervisor) -> int:
         global who
         who = f"supervisor:{self.id}"
+        say("watch")
         return begin(self)
 
     wait = opening.wait_for_database

@@ -70,6 +70,13 @@ class Pause(NamedTuple):
     until: int | None
 
 
+class Watch(NamedTuple):
+    """A time during which a supervisor was there and could see others die, in seconds as above."""
+
+    since: float
+    until: float = float("inf")
+
+
 class Spell(NamedTuple):
     """One stay of a task in RUNNING."""
 
@@ -98,6 +105,7 @@ class Evidence:
     changes: list[Change] = field(default_factory=list)
     deaths: dict[str, Death] = field(default_factory=dict)
     pauses: dict[str, list[Pause]] = field(default_factory=dict)
+    watches: list[Watch] = field(default_factory=list)
     # Tables at the end.
     live: dict[str, str] = field(default_factory=dict)
     finished: dict[str, Finished] = field(default_factory=dict)
@@ -134,6 +142,15 @@ class Evidence:
         """Say whether an atomic task's own process has put it back: nothing of it is there."""
         is_ready = spell.end is not None and spell.end.new == "READY"
         return spell.task in self.atomic and is_ready and not spell.was_taken
+
+    def seen_at(self, death: Death, freed_at: float) -> float | None:
+        """Return when a whole worker's death, or its silence, was first there for others to see.
+
+        That is when the first of those came who watched until its tasks were free: whoever comes
+        later begins to count then, and whoever goes takes along what it has counted. None: nobody.
+        """
+        since = [w.since for w in self.watches if w.until >= freed_at >= w.since]
+        return max(death.at, min(since)) if since else None
 
     def was_paused(self, actor: str, since: int, until: int) -> bool:
         """Say whether an actor was suspended at some time between two moments."""

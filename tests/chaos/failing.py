@@ -48,12 +48,16 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
     }
     deadline = time.monotonic() + _PATIENCE + 15 * times
     # Some places are only come to when a child has died, others when a worker stops.
-    kills = every(lambda: 0.5 if place in ("fork", "in_rescue") else _NEVER)
+    is_once = action == "stop" and place in failpoints.ONCE_IN_A_PROCESS
+    kills = every(lambda: 0.5 if is_once or place in ("fork", "in_rescue") else _NEVER)
     losses = every(lambda: 7.0 if place in failpoints.AT_A_LOSS else _NEVER)
     stop_at = _NEVER
     codes = (0,) if place in failpoints.IN_CHILDREN else _CODES
     workers = 2 if place in failpoints.IN_SUPERVISORS else 1
-    while _left(permits) or (action == "stop" and rig.stops() < times) or rig.wake(_SUSPENDED):
+    while True:
+        suspended = rig.wake(_SUSPENDED)
+        if not (_left(permits) or suspended or (action == "stop" and rig.stops() < times)):
+            break
         assert time.monotonic() < deadline, f"{_left(permits)} of {times} never happened"
         rig.tend(*codes)
         while len(rig.workers) < workers:
@@ -66,7 +70,7 @@ def _fail_at(rig: Rig, place: str, action: str, times: int) -> Figures:
             mixed(rig, 20, 0.005)
         if losses():
             _lose_one(rig)
-        if kills():
+        if kills() and not (is_once and suspended):
             rig.kill_child()
         if time.monotonic() > stop_at:
             stop_at = _NEVER  # once: a second signal, at its very end, would kill it

@@ -31,7 +31,8 @@ class Figures:
     left: int
     # Every other broken promise.
     other: int
-    # The longest time from a death until all that the process held was free, in seconds.
+    # The longest time from a death until all that the process held was free, in seconds: that of
+    # a child, and that of a whole worker, which counts from when another is there to see it.
     recovery: float
     tree_recovery: float
     # What the lane itself has measured, for people.
@@ -61,11 +62,11 @@ def measure(
             taken[spell.actor] += 1
             death = evidence.deaths.get(spell.actor)
             if death is not None and spell.end is not None:
-                late = max(0.0, spell.end.at - death.at)
-                if death.of_a_tree:
-                    tree_recovery = max(tree_recovery, late)
-                else:
-                    recovery = max(recovery, late)
+                freed_at = spell.end.at
+                if not death.of_a_tree:
+                    recovery = max(recovery, freed_at - death.at)
+                elif (seen_at := evidence.seen_at(death, freed_at)) is not None:
+                    tree_recovery = max(tree_recovery, freed_at - seen_at)
     trees = {death.at for death in evidence.deaths.values() if death.of_a_tree}
     return Figures(
         lane=lane,

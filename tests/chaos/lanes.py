@@ -13,13 +13,16 @@ from typing import Any
 
 import psycopg
 
-from tests.chaos import failpoints, tasks
+from tests.chaos import clocks, failpoints, tasks
 from tests.chaos.figures import Figures
 from tests.chaos.rig import Rig, every
 from tests.processes.support import TaskWorker
 
 # From this scale on a lane is run for its figures, on a quiet machine: times count, too.
 _QUIET = 0.5
+# Within so many seconds a lost worker's tasks are free, if another is there to see it: a silence of
+# a full TTL, seen by beats, and a sweep; and what a busy machine adds.
+_FREE_WITHIN = clocks.TTL + 2 * clocks.BEAT + clocks.SWEEP + 1.0
 # How much of what is enqueued is rolled back: it must never be seen.
 _ROLLED_BACK = 0.1
 
@@ -140,7 +143,10 @@ def stops(rig: Rig, scale: float) -> Figures:
         assert left == 0, f"the worker has ended and holds {left} tasks"
     rig.start(children=4)
     rig.drain()
-    return rig.judge("stops", f"{count} stops, the slowest {slowest:.2f} s, grace {grace:g} s")
+    figures = rig.judge("stops", f"{count} stops, the slowest {slowest:.2f} s, grace {grace:g} s")
+    if scale >= _QUIET:
+        assert figures.tree_recovery <= _FREE_WITHIN, figures
+    return figures
 
 
 def stop_one(rig: Rig, worker: TaskWorker, grace: float) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from tests.chaos.evidence import Change, Death, Evidence, Finished, Note, Pause
+from tests.chaos.evidence import Change, Death, Evidence, Finished, Note, Pause, Watch
 
 # `chaos.actor` is set by the workers' connections (see actors.py): who writes.
 SET_UP = """
@@ -141,6 +141,7 @@ _NOTED_WITHIN = 1.0
 def _read_events(connection: psycopg.Connection[Any], evidence: Evidence) -> None:
     """Take in deaths and suspensions; those of a whole worker are those of all its processes."""
     members: dict[str, list[str]] = defaultdict(list)
+    watching: dict[str, float] = {}
     rows = connection.execute(
         "SELECT seq, extract(epoch FROM at)::float8, kind, actor::text, worker "
         "FROM chaos_event ORDER BY seq"
@@ -162,3 +163,8 @@ def _read_events(connection: psycopg.Connection[Any], evidence: Evidence) -> Non
                 evidence.pauses.setdefault(one, []).append(Pause(seq, None))
             elif kind == "cont" and evidence.pauses.get(one):
                 evidence.pauses[one][-1] = evidence.pauses[one][-1]._replace(until=seq)
+        if kind == "watch" or (kind == "cont" and not actor):
+            watching[worker] = at
+        elif kind in ("death", "stop") and not actor and worker in watching:
+            evidence.watches.append(Watch(watching.pop(worker), at))
+    evidence.watches += [Watch(since) for since in watching.values()]

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.chaos import recording
+from tests.chaos.evidence import Death
 from tests.chaos.rig import Rig
 
 
@@ -87,3 +88,24 @@ def test_the_death_of_a_worker_is_that_of_all_its_processes(rig: Rig) -> None:
     assert all(death.of_a_tree for death in evidence.deaths.values())
     ((pause,),) = evidence.pauses.values()
     assert pause.until is not None and pause.since < pause.until
+
+
+def test_a_lost_worker_s_tasks_are_late_from_when_another_is_there_to_see_it(rig: Rig) -> None:
+    rig.say("watch", worker="lost")
+    rig.say("death", worker="lost")
+    rig.say("watch", worker="gone before it has noticed")
+    rig.say("death", worker="gone before it has noticed")
+    rig.say("watch", worker="suspended")
+    rig.say("stop", worker="suspended")
+    rig.say("watch", worker="there")
+    rig.say("watch", worker="there too")
+    rig.say("cont", worker="suspended")
+    evidence = rig.evidence()
+    assert len(evidence.watches) == 6
+    moments = dict(rig.sql("SELECT seq, extract(epoch FROM at)::float8 FROM chaos_event"))
+    death = Death(0, moments[min(moments) + 1])
+    there = moments[min(moments) + 6]
+    assert evidence.seen_at(death, there + 10) == there
+    assert evidence.seen_at(Death(0, there + 5), there + 10) == there + 5
+    assert evidence.seen_at(death, death.at) == death.at
+    assert evidence.seen_at(death, death.at - 100) is None
