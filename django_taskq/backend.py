@@ -17,7 +17,7 @@ from django.utils import timezone
 from django_taskq import carried, registry, results
 from django_taskq.events import is_heard
 from django_taskq.exceptions import ArgumentsError
-from django_taskq.hints import hint_after_commit
+from django_taskq.hints import enqueue_with_hint, hint_after_commit
 from django_taskq.ids import new_id, new_ids
 from django_taskq.results import TaskResult
 from django_taskq.serialization import dump_arguments
@@ -94,8 +94,7 @@ class TaskqBackend(BaseTaskBackend):
         _check_call(own, args, kwargs)
         row = NewRow(new_id(), *dump_arguments(own.name, args, kwargs))
         settled = _settled(own)
-        stored = transition.enqueue(self.database, settled, row)
-        hint_after_commit(self.database)
+        stored = enqueue_with_hint(self.database, settled, row)
         result = self.new_result(task, own, row.id, args, kwargs, settled, stored)
         self._announce([result])
         return result

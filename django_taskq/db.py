@@ -228,6 +228,31 @@ def roll_back(connection: Connection) -> None:
         connection.rollback()
 
 
+def is_alone(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether a user's connection is in no transaction and takes several statements at once."""
+    return (
+        not connection.in_atomic_block
+        and connection.get_autocommit()
+        # Somebody may have sent a BEGIN of his own.
+        and connection.connection.info.transaction_status == TransactionStatus.IDLE
+        and not getattr(connection.features, "uses_server_side_binding", False)
+    )
+
+
+def leave_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Leave a transaction of ours on a user's connection; say whether there was one.
+
+    A statement that was broken off by an exception of Python's (a time limit) goes on: that
+    connection is of no use any more, and whoever gets the exception closes it.
+    """
+    raw = connection.connection
+    if raw is None or raw.closed or raw.info.transaction_status == TransactionStatus.IDLE:
+        return False
+    if raw.info.transaction_status != TransactionStatus.ACTIVE:
+        raw.rollback()
+    return True
+
+
 @contextlib.contextmanager
 def framework_pipeline(connection: BaseDatabaseWrapper) -> Iterator[Connection]:
     """Send statements of ours on the user's connection in one round trip, prepared if possible.

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
+from psycopg.pq import TransactionStatus
 
 from django_taskq import hints
+from django_taskq.ids import TaskId
 from django_taskq.models import LiveTask
 from django_taskq.transitions import enqueue as transition
+from django_taskq.transitions.enqueue import NewRow
 from tests import tasks
+from tests.plans.cases import settled
 from tests.rows import second_connection
+from tests.support.waiting import until
 
 CHANNEL = transition.CHANNEL
 
@@ -102,18 +109,14 @@ def test_many_tasks_are_one_hint(listener: Any) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("inside", [True, False])
 def test_a_hint_that_cannot_be_sent_is_logged_and_the_task_is_there(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, inside: bool
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(alias: str) -> None:
         raise DatabaseError("NOTIFY queue is full")
 
     monkeypatch.setattr(hints.enqueue, "hint", refuse)
-    if inside:
-        with transaction.atomic():
-            result = tasks.add.enqueue(1)
-    else:
+    with transaction.atomic():
         result = tasks.add.enqueue(1)
     assert LiveTask.objects.filter(pk=result.id).exists()
     (record,) = [r for r in caplog.records if r.name.startswith("django_taskq")]
@@ -133,9 +136,8 @@ def test_even_an_unexpected_error_of_the_hint_does_not_reach_the_caller(
     with transaction.atomic():
         tasks.add.enqueue(1)
         transaction.on_commit(lambda: later.append("still runs"))
-    tasks.add.enqueue(2)
     assert later == ["still runs"]
-    assert LiveTask.objects.count() == 2
+    assert LiveTask.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -156,3 +158,129 @@ def test_in_a_transaction_opened_by_hand_no_hint_is_sent(listener: Any) -> None:
         transaction.set_autocommit(True)
     assert LiveTask.objects.count() == 1
     assert heard(listener) == []
+
+
+# --- outside a transaction the task and its hint go to the server together ------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_outside_a_transaction_task_and_hint_are_one_trip(clock: Clock) -> None:
+    with CaptureQueriesContext(connection) as seen:
+        result = tasks.add.enqueue(1)
+    (query,) = seen.captured_queries
+    assert "django_taskq:enqueue" in query["sql"] and "django_taskq:hint" in query["sql"]
+    row = LiveTask.objects.get(pk=result.id)
+    assert (result.enqueued_at, result.run_after) == (row.enqueued_at, row.run_after)
+    with CaptureQueriesContext(connection) as seen:
+        tasks.add.using(run_after=60).enqueue(1)  # within 5 ms: no hint
+    assert "django_taskq:hint" not in seen.captured_queries[0]["sql"]
+
+
+@pytest.mark.parametrize("run_after", [None, 60])
+def test_whatever_its_time_a_task_is_told_of(listener: Any, run_after: int | None) -> None:
+    tasks.add.using(run_after=run_after).enqueue(1)
+    assert heard(listener) == [""]
+
+
+def test_in_a_transaction_begun_by_a_statement_of_the_caller_s_the_task_is_part_of_it(
+    transactional_db: None,
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        tasks.add.enqueue(1)
+        cursor.execute("ROLLBACK")
+    assert not LiveTask.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_that_the_database_refuses_leaves_the_connection_as_it_was(listener: Any) -> None:
+    id = tasks.add.enqueue(1).id
+    with pytest.raises(IntegrityError):
+        transition.enqueue_alone("default", settled(), NewRow(TaskId(id), "[]", "{}"))
+    assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+    assert LiveTask.objects.count() == 1
+    assert heard(listener) == [""]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_whose_commit_fails_is_an_error_and_is_not_there() -> None:
+    with (
+        objects_of_mine(
+            "CREATE CONSTRAINT TRIGGER mine AFTER INSERT ON django_taskq_livetask "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mine.refuse()",
+            "DROP TRIGGER mine ON django_taskq_livetask",
+        ),
+        pytest.raises(DatabaseError, match="refused by a test"),
+    ):
+        tasks.add.enqueue(1)
+    assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+    assert not LiveTask.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hint_that_the_server_refuses_is_logged_and_the_task_is_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with objects_of_mine("SET search_path = mine, pg_catalog, public", "RESET search_path"):
+        result = tasks.add.enqueue(1)
+    row = LiveTask.objects.get(pk=result.id)
+    assert result.enqueued_at == row.enqueued_at
+    (record,) = [r for r in caplog.records if r.name.startswith("django_taskq")]
+    assert record.levelno == logging.WARNING
+    assert "refused by a test" in record.getMessage()
+
+
+class TimeIsUp(BaseException):
+    pass
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, TimeIsUp])
+def test_a_caller_that_is_interrupted_hears_of_that_and_leaves_no_transaction_open(
+    interruption: type[BaseException],
+) -> None:
+    def interrupt(*args: Any) -> None:
+        raise interruption
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with second_connection() as other, other.transaction():
+            other.execute("LOCK TABLE django_taskq_livetask IN ACCESS EXCLUSIVE MODE")
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(interruption):
+                tasks.add.enqueue(1)
+            if interruption is KeyboardInterrupt:  # it ends the statement, too
+                assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+            connection.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    until(lambda: not others_in_a_transaction(), "nobody is in a transaction")
+    if interruption is KeyboardInterrupt:
+        assert not LiveTask.objects.exists()
+
+
+def others_in_a_transaction() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+        )
+        return cursor.rowcount > 0
+
+
+@contextmanager
+def objects_of_mine(statement: str, undo: str) -> Iterator[None]:
+    """Give a schema whose functions refuse, and run a statement that has them called."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA mine")
+        for signature in ("refuse() RETURNS trigger", "pg_notify(text, text) RETURNS void"):
+            cursor.execute(
+                f"CREATE FUNCTION mine.{signature} LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'refused by a test'; END $$"
+            )
+        cursor.execute(statement)
+        try:
+            yield
+        finally:
+            cursor.execute(undo)
+            cursor.execute("DROP SCHEMA mine CASCADE")

@@ -281,7 +281,7 @@ def test_fail_silently_covers_a_database_that_cannot_take_the_task(
     def refuse(*args: Any) -> None:
         raise DatabaseError("it is down")
 
-    monkeypatch.setattr("django_taskq.backend.transition.enqueue", refuse)
+    monkeypatch.setattr("django_taskq.backend.enqueue_with_hint", refuse)
     with pytest.raises(DatabaseError):
         TaskqEmailBackend().send_messages([a_message()])
     assert TaskqEmailBackend(fail_silently=True).send_messages([a_message()]) == 0

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from django_taskq.db import Connection, user_connection, user_cursor
+from django.db import Error
+
+from django_taskq.db import Connection, leave_transaction, user_connection, user_cursor
 from django_taskq.ids import TaskId
 
 
@@ -85,23 +87,74 @@ def enqueue(alias: str, settled: Settled, row: NewRow) -> Enqueued:
     """Insert one task and return its times."""
     statement = ENQUEUE_NOW if settled.starts_now else ENQUEUE
     with user_cursor(alias) as cursor:
-        cursor.execute(
-            statement,
-            {
-                "id": row.id,
-                "task": settled.task,
-                "queue_name": settled.queue_name,
-                "priority": settled.priority,
-                "args": row.args,
-                "kwargs": row.kwargs,
-                "max_attempts": settled.max_attempts,
-                "options": settled.options,
-                "headers": settled.headers,
-                "run_after": settled.run_after,
-                "delay": settled.delay,
-                "expires_after": settled.expires_after,
-            },
-        )
+        cursor.execute(statement, _values(settled, row))
+        return Enqueued(*cursor.fetchone())
+
+
+def _values(settled: Settled, row: NewRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "task": settled.task,
+        "queue_name": settled.queue_name,
+        "priority": settled.priority,
+        "args": row.args,
+        "kwargs": row.kwargs,
+        "max_attempts": settled.max_attempts,
+        "options": settled.options,
+        "headers": settled.headers,
+        "run_after": settled.run_after,
+        "delay": settled.delay,
+        "expires_after": settled.expires_after,
+    }
+
+
+class HintNotSent(Exception):
+    """A task was committed, and workers were not told."""
+
+    def __init__(self, stored: Enqueued, why: Exception) -> None:
+        super().__init__(str(why))
+        self.stored = stored
+
+
+# Whoever has claimed it meanwhile may have finished it, too.
+FIND_ENQUEUED = """
+/* django_taskq:find_enqueued */
+SELECT enqueued_at, run_after FROM django_taskq_livetask WHERE id = %(id)s
+UNION ALL
+SELECT enqueued_at, run_after FROM django_taskq_finishedtask WHERE id = %(id)s
+LIMIT 1
+"""
+
+
+def find_enqueued(alias: str, id: str) -> Enqueued | None:
+    """Return the times of a task that was committed; None if there is no such task."""
+    with user_cursor(alias) as cursor:
+        cursor.execute(FIND_ENQUEUED, {"id": id})
+        row = cursor.fetchone()
+    return Enqueued(*row) if row is not None else None
+
+
+def enqueue_alone(alias: str, settled: Settled, row: NewRow) -> Enqueued:
+    """Insert one task in a transaction of its own, and tell listening workers after its commit.
+
+    All of it goes to the server at once, so that a worker knows before the caller does. Only for a
+    connection for which `is_alone` holds. Raise HintNotSent if the task is committed all the same.
+    """
+    statement = ENQUEUE_NOW if settled.starts_now else ENQUEUE
+    connection = user_connection(alias)
+    with user_cursor(alias) as cursor:
+        try:
+            cursor.execute(f"BEGIN;{statement};COMMIT;{HINT}", _values(settled, row))
+        except BaseException as error:
+            # What was begun must not stay open on a connection in autocommit.
+            if leave_transaction(connection) or not isinstance(error, Error):
+                raise
+            # It was the COMMIT that failed, or what comes after it.
+            stored = find_enqueued(alias, row.id) if connection.is_usable() else None
+            if stored is not None:
+                raise HintNotSent(stored, error) from error
+            raise
+        cursor.nextset()  # the first is BEGIN's
         return Enqueued(*cursor.fetchone())
 
 

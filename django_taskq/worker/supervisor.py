@@ -220,7 +220,12 @@ class Supervisor:
         if children.bell_read in readable:
             self._answer_bell(os.read(children.bell_read, 4096).decode())
         for connection in connections.intersection(readable):
-            self._hear_hints(connection)
+            # Reading takes a moment, and most often it is a hint.
+            is_hint = connection is self.listener.connection and not self._is_leaving
+            if is_hint:
+                self._has_missed_work = not self.children.wake_one("h")
+                self._deaf_until = time.monotonic() + _HEAR_AGAIN
+            self._hear_hints(connection, is_told=is_hint)
 
     def _wake_at(self, now: float) -> float:
         filling = self._connection is not None and not self._is_leaving
@@ -323,8 +328,11 @@ class Supervisor:
         if not is_due and not suspect_waits:
             self._end_burst(claims)
 
-    def _hear_hints(self, connection: db.Connection) -> None:
-        """Read notifications; one is as good as many. Data on another connection is its end."""
+    def _hear_hints(self, connection: db.Connection, *, is_told: bool = False) -> None:
+        """Read notifications; one is as good as many. Data on another connection is its end.
+
+        `is_told`: a child was woken already.
+        """
         try:
             if connection is self.listener.connection:
                 heard = self.listener.hear()
@@ -336,7 +344,8 @@ class Supervisor:
         if heard:
             self._deaf_until = time.monotonic() + _HEAR_AGAIN
         if heard and not self._is_leaving:
-            self._has_missed_work = not self.children.wake_one("h")
+            if not is_told:
+                self._has_missed_work = not self.children.wake_one("h")
             # What was enqueued for later than now is for the tick to know.
             self._tick_at = min(self._tick_at, time.monotonic() + _TICK_AFTER_HINT)
 

@@ -456,6 +456,13 @@ def _cases() -> list[Case]:
         by="user",
     )
     add(
+        "enqueue.FIND_ENQUEUED",
+        lambda c: enqueue.find_enqueued("default", mine[0]),
+        LIVE_KEY,
+        FINISHED_KEY,
+        by="user",
+    )
+    add(
         "enqueue.HINT",
         lambda c: enqueue.hint("default"),
         by="user",
