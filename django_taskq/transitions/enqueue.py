@@ -142,7 +142,7 @@ def enqueue_alone(alias: str, settled: Settled, row: NewRow) -> Enqueued:
     """
     statement = ENQUEUE_NOW if settled.starts_now else ENQUEUE
     connection = user_connection(alias)
-    with user_cursor(alias) as cursor:
+    with connection.cursor() as cursor:
         try:
             cursor.execute(f"BEGIN;{statement};COMMIT;{HINT}", _values(settled, row))
         except BaseException as error:

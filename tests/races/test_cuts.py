@@ -442,14 +442,14 @@ def retry(one: Connection) -> Any:
     return lambda: operate.requeue("default", [id], statuses=["FAILED"]), look
 
 
-def enqueue_again(one: Connection) -> Any:
+def enqueue_again(one: Connection, *, verb: Any = enqueue.enqueue) -> Any:
     """Enqueue under the same id until there is no error but that it is there."""
     id = new_id()
 
     def act() -> None:
         row = enqueue.NewRow(id, "[]", "{}")
         if rows.live(one, id) is None:
-            enqueue.enqueue("default", settled(), row)
+            verb("default", settled(), row)
 
     def look() -> None:
         assert rows.row(one, id)["status"] == "READY"
@@ -463,6 +463,8 @@ VERBS = {
     "request_cancel": ask_to_end,
     "requeue": retry,
     "enqueue": enqueue_again,
+    # Together with the task that it is about.
+    "hint": partial(enqueue_again, verb=enqueue.enqueue_alone),
 }
 
 
