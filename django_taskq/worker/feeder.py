@@ -159,7 +159,7 @@ class Feeder(threading.Thread):
         if self._is_leaving and self._put_down():
             return True
         if now >= self.hand.retry_at:
-            self.hand.store_free(self._connect())
+            self.hand.store_free(self._connect(), self.progress)
         elif self.hand.unsent or wanted or self.progress.is_due(now):
             self._round_trip(wanted, now)
         elif self.claims.suspect_is_due and not self._is_leaving:
@@ -176,13 +176,13 @@ class Feeder(threading.Thread):
         wanted = self.budget.take(wanted)
         try:
             with connection.pipeline():
-                self.progress.send(connection, now)
+                self.progress.send(connection, now, self.hand.unsent)
                 cursors = self.hand.send(connection)
                 asked = self.claims.send(connection, wanted, now) if wanted else None
         except psycopg.Error as error:
             self.budget.put_back(wanted)
+            self.progress.send_again()
             if connection.closed:
-                self.progress.send_again()
                 raise
             self._store_alone(connection, error)
             return
@@ -194,8 +194,8 @@ class Feeder(threading.Thread):
         """After an error: outcomes without a claim behind them; the claim's turn comes again."""
         db.roll_back(connection)
         self.claims.give_up_after_error()
-        if self.hand.unsent:
-            self.hand.store_alone(connection, error)
+        if self.hand.unsent or self.progress.is_waiting:
+            self.hand.store_alone(connection, error, self.progress)
         elif isinstance(error, db.Trouble):
             raise error
         else:

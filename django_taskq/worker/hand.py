@@ -27,6 +27,7 @@ from django_taskq.worker import store
 from django_taskq.worker.console import TaskLines
 from django_taskq.worker.give_back import GiveBack
 from django_taskq.worker.pools import Dropped, Seat
+from django_taskq.worker.progress import Progress
 
 # Rows that somebody held are tried again after so many seconds.
 _RETRY_HELD = 1.0
@@ -90,28 +91,43 @@ class Hand:
         """Send the outcomes; `stored` is told how many were still ours, when all went well."""
         return store.send(connection, self.unsent)
 
-    def store_alone(self, connection: Connection, error: psycopg.Error) -> None:
+    def store_alone(self, connection: Connection, error: psycopg.Error, progress: Progress) -> None:
         """After an error: store the outcomes without a claim behind them, one by one if need be.
 
-        Somebody's lock on one row keeps no other outcome from being stored.
+        What tasks last said goes before them. Somebody's lock on one row keeps nothing else from
+        being stored.
         """
         if isinstance(error, Contention):
-            self.store_free(connection)
-        else:
-            self.stored(connection, store.store(connection, self.unsent, self.worker_id))
+            self.store_free(connection, progress)
+            return
+        words = progress.take()
+        try:
+            matched = store.store(connection, self.unsent, self.worker_id, words)
+        except psycopg.Error:
+            progress.send_again()
+            raise
+        progress.hold(())
+        self.stored(connection, matched)
 
-    def store_free(self, connection: Connection) -> None:
-        """Store outcomes without waiting for a lock; what has to wait is tried again later."""
+    def store_free(self, connection: Connection, progress: Progress) -> None:
+        """Store what needs no waiting for a lock; the rest is tried again later."""
         outcomes, before = [*self.held_up, *self.unsent], len(self.held_up)
-        matched, self.held_up = store.store_free(connection, outcomes, self.worker_id)
+        words = progress.take()
+        try:
+            matched, held = store.store_free(connection, outcomes, self.worker_id, words)
+        except psycopg.Error:
+            progress.send_again()
+            raise
+        self.held_up = [outcome for outcome in outcomes if outcome.id in held]
         if len(self.held_up) > before:
             worker_log.warning(
                 "Child %d: somebody holds the rows of %d ended task(s); trying again.",
                 self.slot,
                 len(self.held_up),
             )
-        self.retry_at = time.monotonic() + _RETRY_HELD if self.held_up else float("inf")
-        held = {outcome.id for outcome in self.held_up}
+        is_held = progress.hold(held)
+        waits = bool(self.held_up) or is_held
+        self.retry_at = time.monotonic() + _RETRY_HELD if waits else float("inf")
         self.unsent = [outcome for outcome in outcomes if outcome.id not in held]
         self.stored(connection, matched)
 

@@ -28,6 +28,7 @@ from django_taskq.outcomes import (
 )
 from django_taskq.serialization import class_path, error_record
 from django_taskq.transitions import finish
+from django_taskq.worker.progress import Word
 
 # One statement per kind of outcome.
 _STATEMENTS: dict[type, Callable[[Connection, Any], Cursor]] = {
@@ -51,44 +52,63 @@ def send(connection: Connection, outcomes: Sequence[Unstored]) -> list[Cursor]:
     return [_STATEMENTS[kind](connection, alike) for kind, alike in kinds.items()]
 
 
-def store(connection: Connection, outcomes: Sequence[Unstored], worker_id: str) -> int:
-    """Store outcomes without anything else; return how many were still ours.
+def store(
+    connection: Connection,
+    outcomes: Sequence[Unstored],
+    worker_id: str,
+    words: Sequence[Word] = (),
+) -> int:
+    """Store outcomes, and before them what tasks last said; return how many were still ours.
 
-    If the database refuses one of them, it ends FAILED and the others are stored.
+    If the database refuses one of the outcomes, it ends FAILED and the others are stored.
     """
     try:
         with connection.pipeline():
+            report(connection, words)
             cursors = send(connection, outcomes)
         return sum(cursor.rowcount for cursor in cursors)
     except psycopg.Error as error:
         if _is_no_fault_of_theirs(error):
             raise
         roll_back(connection)
+        report(connection, words)
         return sum(_store_alone(connection, outcome, worker_id) for outcome in outcomes)
 
 
 def store_free(
-    connection: Connection, outcomes: Sequence[Unstored], worker_id: str
-) -> tuple[int, list[Unstored]]:
-    """Store the outcomes of tasks whose rows nobody else holds.
+    connection: Connection,
+    outcomes: Sequence[Unstored],
+    worker_id: str,
+    words: Sequence[Word] = (),
+) -> tuple[int, set[str]]:
+    """Do so for tasks whose rows nobody else holds; the others are left for later.
 
-    Return how many were still ours, and those that are left for later.
+    Return how many outcomes were still ours, and the ids of those others.
     """
-    held: list[Unstored] = []
-    free = list(outcomes)
+    held: set[str] = set()
+    free, said = list(outcomes), list(words)
+    pairs = {o.id: o.claim for o in outcomes} | {id: claim for id, claim, _ in words}
     try:
         with connection.transaction():
-            ids = finish.find_held(connection, [(o.id, o.claim) for o in outcomes])
-            held = [outcome for outcome in outcomes if outcome.id in ids]
-            free = [outcome for outcome in outcomes if outcome.id not in ids]
+            held = finish.find_held(connection, list(pairs.items()))
+            free = [outcome for outcome in outcomes if outcome.id not in held]
+            said = [word for word in words if word[0] not in held]
             with connection.pipeline():
+                report(connection, said)
                 cursors = send(connection, free)
         return sum(cursor.rowcount for cursor in cursors), held
     except psycopg.Error as error:
         if _is_no_fault_of_theirs(error):
             raise
     roll_back(connection)
+    report(connection, said)
     return sum(_store_alone(connection, outcome, worker_id) for outcome in free), held
+
+
+def report(connection: Connection, words: Sequence[Word]) -> None:
+    """Send what tasks last said, if they did."""
+    if words:
+        finish.report_progress(connection, words)
 
 
 def _store_alone(connection: Connection, outcome: Unstored, worker_id: str) -> int:

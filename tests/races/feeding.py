@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,6 +77,9 @@ class Child:
             bell=self._pipes[3],
         )
         self._thread = threading.Thread(target=self._run, name="pool")
+        # What else a task that reports progress does, before and after it does.
+        self.before_report: Callable[[Claimed], object] = lambda row: None
+        self.after_report: Callable[[Claimed], object] = lambda row: None
 
     @property
     def busy(self) -> int:
@@ -138,7 +141,9 @@ class Child:
             case "snooze" if first:
                 return Snoozed(*name, 0.0)
             case "progress":
+                self.before_report(row)
                 self.feeder.report(row, {"done": 7})
+                self.after_report(row)
         return Completed(*name, "1", began, ended)
 
 

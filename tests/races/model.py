@@ -45,7 +45,7 @@ class Task:
                 "claim": None,
                 "worker": None,
                 "attempts": self.attempts - attempts,
-                "is_later": later and not self.asked_to_end,
+                "is_later": later,
                 **changes,
             },
         )
@@ -79,7 +79,8 @@ class Task:
             case "retry":
                 return self.failed_once().waits()
             case "retry_later":
-                return self.failed_once().waits(later=True)
+                # Who was asked to end is not kept waiting for it; a time of its own stays, though.
+                return self.failed_once().waits(later=not self.asked_to_end)
             case "snooze":
                 return self.waits(attempts=1)
             case "run_again":

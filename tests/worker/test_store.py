@@ -173,12 +173,53 @@ def test_what_nobody_holds_is_stored_at_once_and_the_rest_is_left_for_later(
     with psycopg.connect(connection.info.dsn) as other:
         other.execute("SELECT FROM django_taskq_livetask WHERE id = %s FOR UPDATE", [held.id])
         began = time.monotonic()
-        assert store.store_free(connection, outcomes, worker_id) == (1, [outcomes[0]])
+        assert store.store_free(connection, outcomes, worker_id) == (1, {outcomes[0].id})
         assert time.monotonic() - began < 0.9, "it has waited for the lock"
     assert rows.statuses(connection, [held.id, free.id]) == ["RUNNING", "SUCCESSFUL"]
 
-    assert store.store_free(connection, outcomes[:1], worker_id) == (1, [])
+    assert store.store_free(connection, outcomes[:1], worker_id) == (1, set())
     assert rows.statuses(connection, [held.id]) == ["SUCCESSFUL"]
+
+
+def test_what_a_task_last_said_is_stored_with_its_outcome_and_waits_for_no_lock(
+    connection: Connection, worker_id: str
+) -> None:
+    held, running, free, bad = (rows.add_running(connection, worker_id) for _ in range(4))
+    outcomes: list[Any] = [completed(held), completed(free), completed(bad, "{broken")]
+    words = [(*mine, '{"done": 7}') for mine in (held, running, free, bad)]
+    with psycopg.connect(connection.info.dsn) as other:
+        other.execute(
+            "SELECT FROM django_taskq_livetask WHERE id = ANY (%s::uuid[]) FOR UPDATE",
+            [[held.id, running.id]],
+        )
+        began = time.monotonic()
+        matched = store.store_free(connection, outcomes, worker_id, words)
+        assert time.monotonic() - began < 0.9, "it has waited for the lock"
+    assert matched == (2, {held.id, running.id})
+    assert [rows.row(connection, mine.id)["progress"] for mine in (held, running, free, bad)] == [
+        None,
+        None,
+        {"done": 7},
+        {"done": 7},
+    ]
+
+    assert store.store_free(connection, outcomes[:1], worker_id, words[:2]) == (1, set())
+
+    assert rows.row(connection, held.id)["progress"] == {"done": 7}
+    assert rows.row(connection, running.id)["progress"] == {"done": 7}
+
+
+def test_what_a_task_last_said_outlives_an_outcome_that_the_database_refuses(
+    connection: Connection, worker_id: str
+) -> None:
+    bad, good = (rows.add_running(connection, worker_id) for _ in range(2))
+    outcomes: list[Any] = [completed(bad, "{broken"), completed(good)]
+    words = [(*mine, '{"done": 7}') for mine in (bad, good)]
+
+    assert store.store(connection, outcomes, worker_id, words) == 2
+
+    assert rows.row(connection, bad.id)["progress"] == {"done": 7}
+    assert rows.row(connection, good.id)["progress"] == {"done": 7}
 
 
 def test_what_is_refused_among_what_nobody_holds_takes_no_other_along(
@@ -187,7 +228,7 @@ def test_what_is_refused_among_what_nobody_holds_takes_no_other_along(
     bad, good = (rows.add_running(connection, worker_id) for _ in range(2))
     outcomes: list[Any] = [completed(bad, "{broken"), completed(good)]
 
-    assert store.store_free(connection, outcomes, worker_id) == (2, [])
+    assert store.store_free(connection, outcomes, worker_id) == (2, set())
 
     assert rows.statuses(connection, [bad.id, good.id]) == ["FAILED", "SUCCESSFUL"]
 
