@@ -22,7 +22,7 @@ from django.db import OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.types.string import TextLoader
 
 from django_taskq import conf
@@ -229,13 +229,21 @@ def roll_back(connection: Connection) -> None:
 
 
 def is_alone(connection: BaseDatabaseWrapper) -> bool:
-    """Say whether a user's connection is in no transaction and takes several statements at once."""
+    """Say whether a user's connection is in no transaction and takes several statements at once.
+
+    Whoever has put something around Django's statements (`execute_wrapper`) gets them one by one:
+    it may walk through the results, or try again.
+    """
+    if connection.in_atomic_block or connection.execute_wrappers or not connection.get_autocommit():
+        return False
+    raw = connection.connection
     return (
-        not connection.in_atomic_block
-        and connection.get_autocommit()
-        # Somebody may have sent a BEGIN of his own.
-        and connection.connection.info.transaction_status == TransactionStatus.IDLE
-        and not getattr(connection.features, "uses_server_side_binding", False)
+        # Somebody may have sent a BEGIN of his own, or be in a pipeline.
+        raw.info.transaction_status == TransactionStatus.IDLE
+        and raw.pgconn.pipeline_status == PipelineStatus.OFF
+        # Binding on the server takes one statement at a time.
+        and isinstance(raw.cursor_factory, type)
+        and issubclass(raw.cursor_factory, psycopg.ClientCursor)
     )
 
 
@@ -249,7 +257,8 @@ def leave_transaction(connection: BaseDatabaseWrapper) -> bool:
     if raw is None or raw.closed or raw.info.transaction_status == TransactionStatus.IDLE:
         return False
     if raw.info.transaction_status != TransactionStatus.ACTIVE:
-        raw.rollback()
+        with contextlib.suppress(psycopg.Error):  # what went wrong first is what counts
+            raw.rollback()
     return True
 
 
@@ -314,20 +323,27 @@ class UserConnections:
 
         Otherwise the first task after a restart of the database would pay for it.
         """
+        self._look()
         for connection in list(self._opened):
             raw = connection.connection
-            if raw is not None and not raw.closed and select.select([raw], [], [], 0)[0]:
+            if raw is not None and (raw.closed or select.select([raw], [], [], 0)[0]):
                 _close(connection)
                 del self._opened[connection]
 
-    def clean(self) -> None:
-        """Bring every connection back to a fresh state, after a task."""
+    def clean(self, *, look: bool = False) -> None:
+        """Bring every connection back to a fresh state, after a task.
+
+        `look`: also those of which no signal has told, as after a task that failed.
+        """
+        if look:
+            self._look()
         if self._opened:
             for connection in list(self._opened):
                 self._clean_one(connection)
 
     def close(self) -> None:
         """Close every connection."""
+        self._look()
         for connection in list(self._opened):
             _close(connection)
         self._opened.clear()
@@ -335,6 +351,17 @@ class UserConnections:
     def _note(self, *, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         if threading.get_ident() == self._thread:
             self._opened[connection] = time.monotonic()
+
+    def _look(self) -> None:
+        """Note connections of which no signal has told: another receiver may have failed first.
+
+        It does so when it sends statements on a new connection, and the database goes away.
+        """
+        if threading.get_ident() != self._thread:
+            return
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None:
+                self._opened.setdefault(connection, time.monotonic())
 
     def _clean_one(self, connection: BaseDatabaseWrapper) -> None:
         connection.queries_log.clear()

@@ -36,13 +36,16 @@ def enqueue_with_hint(alias: str, settled: Settled, row: NewRow) -> Enqueued:
         stored = enqueue.enqueue(alias, settled, row)
         hint_after_commit(alias)
         return stored
+    before = _last.get(alias, -1.0)
+    _last[alias] = time.monotonic()
     try:
-        stored = enqueue.enqueue_alone(alias, settled, row)
+        return enqueue.enqueue_alone(alias, settled, row)
     except enqueue.HintNotSent as error:
         _warn(error)
-        stored = error.stored
-    _last[alias] = time.monotonic()
-    return stored
+        return error.stored
+    except BaseException:
+        _last[alias] = before
+        raise
 
 
 def _send(alias: str) -> None:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,7 +18,7 @@ from psycopg.pq import TransactionStatus
 
 from django_taskq import hints
 from django_taskq.ids import TaskId
-from django_taskq.models import LiveTask
+from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.transitions import enqueue as transition
 from django_taskq.transitions.enqueue import NewRow
 from tests import tasks
@@ -190,6 +192,96 @@ def test_in_a_transaction_begun_by_a_statement_of_the_caller_s_the_task_is_part_
         tasks.add.enqueue(1)
         cursor.execute("ROLLBACK")
     assert not LiveTask.objects.exists()
+
+
+def through_all_results(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    """Do what a wrapper may do with a statement that it has changed."""
+    result = execute(sql, params, many, context)
+    while context["cursor"].nextset():
+        pass
+    return result
+
+
+@contextmanager
+def binding_on_the_server() -> Iterator[None]:
+    connection.ensure_connection()
+    with mock.patch.object(connection.connection, "cursor_factory", psycopg.Cursor):
+        yield
+
+
+@contextmanager
+def in_a_pipeline() -> Iterator[None]:
+    connection.ensure_connection()
+    with connection.connection.pipeline():
+        yield
+
+
+SOMETHING_AROUND = {
+    "execute_wrapper": lambda: connection.execute_wrapper(through_all_results),
+    "cursor that binds on the server": binding_on_the_server,
+    "pipeline": in_a_pipeline,
+}
+
+
+@pytest.mark.parametrize("around", SOMETHING_AROUND)
+def test_where_several_statements_at_once_do_not_fit_they_are_sent_one_by_one(
+    listener: Any, around: str
+) -> None:
+    with SOMETHING_AROUND[around](), CaptureQueriesContext(connection) as seen:
+        result = tasks.add.enqueue(1)
+    assert len(seen.captured_queries) == 2
+    assert LiveTask.objects.get(pk=result.id).enqueued_at == result.enqueued_at
+    assert heard(listener) == [""]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_that_enqueue_at_once_send_one_hint(
+    listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = transition.enqueue_alone
+
+    def in_the_middle(*args: Any) -> Any:
+        tasks.add.enqueue(2)  # as another thread may, while this one waits for its answer
+        return alone(*args)
+
+    monkeypatch.setattr(transition, "enqueue_alone", in_the_middle)
+    tasks.add.enqueue(1)
+    assert LiveTask.objects.count() == 2
+    assert heard(listener) == [""]
+
+
+def test_a_task_that_was_refused_does_not_silence_the_next_one(
+    listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = tasks.add.enqueue(1).id
+    assert heard(listener) == [""]
+    hints._last.clear()
+    with monkeypatch.context() as same_id:
+        same_id.setattr("django_taskq.backend.new_id", lambda: id)
+        with pytest.raises(IntegrityError):
+            tasks.add.enqueue(1)
+    assert heard(listener) == []
+    tasks.add.enqueue(1)
+    assert heard(listener) == [""]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_first_error_counts_when_the_connection_goes_on_the_way_out() -> None:
+    id = tasks.add.enqueue(1).id
+    with (
+        mock.patch.object(connection.connection, "rollback", side_effect=psycopg.OperationalError),
+        pytest.raises(IntegrityError),
+    ):
+        transition.enqueue_alone("default", settled(), NewRow(TaskId(id), "[]", "{}"))
+    connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_that_has_finished_before_its_hint_was_refused_is_found() -> None:
+    id = str(uuid4())
+    assert transition.find_enqueued("default", id) is None
+    row = FinishedTask.objects.create(id=id, task="x", status="SUCCESSFUL")
+    assert transition.find_enqueued("default", id) == (row.enqueued_at, row.run_after)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -116,20 +117,29 @@ class HintNotSent(Exception):
         self.stored = stored
 
 
-# Whoever has claimed it meanwhile may have finished it, too.
 FIND_ENQUEUED = """
 /* django_taskq:find_enqueued */
 SELECT enqueued_at, run_after FROM django_taskq_livetask WHERE id = %(id)s
-UNION ALL
+"""
+
+# For a task that somebody has claimed and finished within the same moment.
+FIND_ENDED = """
+/* django_taskq:find_ended */
 SELECT enqueued_at, run_after FROM django_taskq_finishedtask WHERE id = %(id)s
-LIMIT 1
 """
 
 
 def find_enqueued(alias: str, id: str) -> Enqueued | None:
-    """Return the times of a task that was committed; None if there is no such task."""
+    """Return the times of a task that was committed; None if nothing is known of such a task."""
+    with suppress(Error):
+        return find(alias, FIND_ENQUEUED, id) or find(alias, FIND_ENDED, id)
+    return None
+
+
+def find(alias: str, statement: str, id: str) -> Enqueued | None:
+    """Look for a task in one of the tables."""
     with user_cursor(alias) as cursor:
-        cursor.execute(FIND_ENQUEUED, {"id": id})
+        cursor.execute(statement, {"id": id})
         row = cursor.fetchone()
     return Enqueued(*row) if row is not None else None
 
@@ -137,8 +147,9 @@ def find_enqueued(alias: str, id: str) -> Enqueued | None:
 def enqueue_alone(alias: str, settled: Settled, row: NewRow) -> Enqueued:
     """Insert one task in a transaction of its own, and tell listening workers after its commit.
 
-    All of it goes to the server at once, so that a worker knows before the caller does. Only for a
-    connection for which `is_alone` holds. Raise HintNotSent if the task is committed all the same.
+    All of it goes to the server at once, so that a worker is told while the caller still waits for
+    the answer. Only for a connection for which `is_alone` holds. Raise HintNotSent if the task is
+    committed, and only the hint was refused.
     """
     statement = ENQUEUE_NOW if settled.starts_now else ENQUEUE
     connection = user_connection(alias)
@@ -149,7 +160,7 @@ def enqueue_alone(alias: str, settled: Settled, row: NewRow) -> Enqueued:
             # What was begun must not stay open on a connection in autocommit.
             if leave_transaction(connection) or not isinstance(error, Error):
                 raise
-            # It was the COMMIT that failed, or what comes after it.
+            # Nothing was begun, or the COMMIT failed, or what comes after it.
             stored = find_enqueued(alias, row.id) if connection.is_usable() else None
             if stored is not None:
                 raise HintNotSent(stored, error) from error

@@ -155,13 +155,15 @@ class Rig:
         name = self.name_of(worker)
         wait_until(lambda: self.sql(listed, name)[0][0], what="the worker is here")
 
-    def held_by(self, worker: TaskWorker) -> int:
-        """Count the tasks that a worker's processes hold."""
+    def held_by(self, worker: TaskWorker, ids: Sequence[str] | None = None) -> int:
+        """Count the tasks that a worker's processes hold; among these only, if some are named."""
         held = (
             "SELECT count(*) FROM django_taskq_livetask t JOIN chaos_event e "
-            "ON e.actor = t.worker_id AND e.kind = 'birth' WHERE e.worker = %s"
+            "ON e.actor = t.worker_id AND e.kind = 'birth' WHERE e.worker = %s "
+            "AND (%s::uuid[] IS NULL OR t.id = ANY (%s::uuid[]))"
         )
-        return int(self.sql(held, self.name_of(worker))[0][0])
+        among = None if ids is None else list(ids)
+        return int(self.sql(held, self.name_of(worker), among, among)[0][0])
 
     def tend(self, *codes: int) -> list[TaskWorker]:
         """Take away the workers that have ended, and return them; only these codes are expected."""

@@ -15,11 +15,15 @@ import environ
 import psycopg
 import pytest
 from django.contrib.auth.models import Group
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
+from psycopg.pq import TransactionStatus
 
 from django_taskq.exceptions import TaskCrashed, TaskFailed
+from django_taskq.ids import TaskId
 from django_taskq.models import FinishedTask, LiveTask
+from django_taskq.transitions import enqueue
 from tests.databases.pgbouncer import PgBouncer, serve_pgbouncer
+from tests.plans.cases import settled
 from tests.processes import tasks
 from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
 from tests.processes.test_contention import run_among_nuisances
@@ -292,8 +296,16 @@ def test_a_web_process_behind_pgbouncer_enqueues_in_every_way(name: str) -> None
         with transaction.atomic():
             one = tasks.add.enqueue(1, 2)
             many = tasks.add.enqueue_many([(i, i) for i in range(2500)])
-        hints = list(listener.notifies(timeout=10, stop_after=1))
-    assert [hint.payload for hint in hints] == [""]
+        heard = list(listener.notifies(timeout=10, stop_after=1))
+        assert [hint.payload for hint in heard] == [""]
+        time.sleep(0.01)  # for the next hint to be due
+        alone = tasks.add.enqueue(5, 6)
+        heard = list(listener.notifies(timeout=10, stop_after=1))
+        assert [hint.payload for hint in heard] == [""]
+    with pytest.raises(IntegrityError):
+        enqueue.enqueue_alone("default", settled(), enqueue.NewRow(TaskId(alone.id), "[]", "{}"))
+    assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+    assert alone.cancel() is True
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         tasks.add.enqueue(3, 4)
         _ = 1 / 0

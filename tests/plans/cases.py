@@ -455,13 +455,16 @@ def _cases() -> list[Case]:
         lambda c: enqueue.enqueue("default", settled(), row),
         by="user",
     )
-    add(
-        "enqueue.FIND_ENQUEUED",
-        lambda c: enqueue.find_enqueued("default", mine[0]),
-        LIVE_KEY,
-        FINISHED_KEY,
-        by="user",
-    )
+    for name, statement, key in (
+        ("FIND_ENQUEUED", enqueue.FIND_ENQUEUED, LIVE_KEY),
+        ("FIND_ENDED", enqueue.FIND_ENDED, FINISHED_KEY),
+    ):
+        add(
+            f"enqueue.{name}",
+            lambda c, s=statement: enqueue.find("default", s, mine[0]),
+            key,
+            by="user",
+        )
     add(
         "enqueue.HINT",
         lambda c: enqueue.hint("default"),

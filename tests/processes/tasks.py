@@ -540,7 +540,7 @@ def break_the_pool(ledger: str) -> None:
     write(ledger, "broken")
     if Path(ledger).read_text().count("broken ") == 1:
 
-        def fail_to_clean(self: UserConnections) -> None:
+        def fail_to_clean(self: UserConnections, **how: bool) -> None:
             raise RuntimeError("an error of the worker's own")
 
         UserConnections.clean = fail_to_clean  # type: ignore[method-assign]

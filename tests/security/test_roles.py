@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from django.contrib.auth.models import Group
 from django.core.management import CommandError, call_command
-from django.db import ProgrammingError, transaction
+from django.db import ProgrammingError, connection, transaction
 
-from django_taskq import control
+from django_taskq import control, hints
 from django_taskq.backend import TaskqBackend
 from django_taskq.models import FinishedTask
 from django_taskq.transitions.enqueue import COPY, ENQUEUE
@@ -157,6 +157,29 @@ def test_an_enqueuer_enqueues_in_every_way_and_reads_nothing(roles: Roles) -> No
             with pytest.raises(ProgrammingError, match="permission denied"):
                 read()
     assert "COPY" in COPY and "INSERT" in ENQUEUE
+
+
+@needs_empty_tables
+def test_an_enqueuer_whose_hint_is_refused_has_enqueued(
+    roles: Roles, caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(roles.url, autocommit=True) as owner:
+        owner.execute("CREATE SCHEMA refusing")
+        owner.execute(
+            "CREATE FUNCTION refusing.pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'no'; END $$"
+        )
+        owner.execute(f"GRANT USAGE ON SCHEMA refusing TO {roles.name('shop_web')}")
+        owner.execute(f"GRANT EXECUTE ON FUNCTION refusing.pg_notify TO {roles.name('shop_web')}")
+        try:
+            with roles.acting_as("web"), connection.cursor() as cursor:
+                cursor.execute("SET search_path = refusing, pg_catalog, public")
+                hints._last.clear()
+                result = tasks.add.enqueue(1, 2)
+        finally:
+            owner.execute("DROP SCHEMA refusing CASCADE")
+    assert result.enqueued_at is not None
+    assert "No hint could be sent" in caplog.text
 
 
 def test_plain_sql_enqueues_too(roles: Roles) -> None:

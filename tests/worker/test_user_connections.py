@@ -214,3 +214,32 @@ def test_connections_of_other_threads_are_left_alone(kept: UserConnections) -> N
     thread.join()
 
     assert found == [True]
+
+
+@pytest.mark.parametrize("when", ["after a task that has failed", "before a batch", "when idle"])
+def test_a_connection_of_which_no_signal_told_is_replaced_when_it_breaks(
+    kept: UserConnections, watcher: Connection, when: str
+) -> None:
+    def fail_first(**kwargs: object) -> None:
+        connection_created.disconnect(fail_first)
+        raise OperationalError("the database went away just then")
+
+    connection_created.disconnect(kept._note)
+    connection_created.connect(fail_first)
+    connection_created.connect(kept._note)
+    with pytest.raises(OperationalError, match="just then"):
+        backend()
+    first = connection.connection.info.backend_pid  # it is there all the same
+    watcher.execute("SELECT pg_terminate_backend(%s, 10000)", [first])
+    with pytest.raises(OperationalError):
+        backend()
+
+    match when:
+        case "before a batch":
+            kept.drop_dead()
+        case "when idle":
+            kept.close()
+        case _:
+            kept.clean(look=True)
+
+    assert backend() != first

@@ -108,7 +108,7 @@ class Home(BaseExecutor):
         """Clean the thread's connections and give it back."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            await asyncio.wrap_future(thread.pool.submit(thread.connections.clean))
+            await asyncio.wrap_future(thread.pool.submit(thread.connections.clean, look=True))
             self._homes.bring_back(thread)
 
 
@@ -131,4 +131,4 @@ class CleanThreads(ThreadPoolExecutor):
         try:
             return fn(*args, **kwargs)
         finally:
-            connections.clean()
+            connections.clean(look=True)

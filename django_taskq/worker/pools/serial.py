@@ -8,7 +8,7 @@ import queue
 import time
 
 from django_taskq import db
-from django_taskq.outcomes import Outcome
+from django_taskq.outcomes import Completed, Outcome
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Batch, Dropped, Feeding, Seat
 from django_taskq.worker.pools.limits import Alarm
@@ -84,7 +84,7 @@ class SerialPool:
                 self.feeder.lines.write_start(row)
             outcome = self.executor.execute(row, run, began)
         self.record.end()
-        self.connections.clean()
+        self.connections.clean(look=type(outcome) is not Completed)
         return outcome
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from django_taskq import db
-from django_taskq.outcomes import Outcome
+from django_taskq.outcomes import Completed, Outcome
 from django_taskq.worker.executor import Executor
 from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Batch, Feeding, Seat
 from django_taskq.worker.pools.limits import Entry, Interrupter
@@ -80,7 +80,7 @@ class ThreadsPool(ParallelPool):
                 if self.seat.tells_starts:
                     self.feeder.lines.write_start(taken.row)
                 outcome = executor.execute(taken.row, taken.run, taken.began)
-            connections.clean()
+            connections.clean(look=type(outcome) is not Completed)
             if limit is not None:
                 limit.call_off()
             if not self._end(place, taken, outcome):
