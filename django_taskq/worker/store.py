@@ -71,7 +71,7 @@ def store(
         if _is_no_fault_of_theirs(error):
             raise
         roll_back(connection)
-        report(connection, words)
+        _report_alone(connection, words)
         return sum(_store_alone(connection, outcome, worker_id) for outcome in outcomes)
 
 
@@ -101,7 +101,7 @@ def store_free(
         if _is_no_fault_of_theirs(error):
             raise
     roll_back(connection)
-    report(connection, said)
+    _report_alone(connection, said)
     return sum(_store_alone(connection, outcome, worker_id) for outcome in free), held
 
 
@@ -109,6 +109,18 @@ def report(connection: Connection, words: Sequence[Word]) -> None:
     """Send what tasks last said, if they did."""
     if words:
         finish.report_progress(connection, words)
+
+
+def _report_alone(connection: Connection, words: Sequence[Word]) -> None:
+    """Store what tasks last said; what the database refuses of it is dropped."""
+    for word in words:
+        try:
+            report(connection, [word])
+        except psycopg.Error as error:
+            if _is_no_fault_of_theirs(error):
+                raise
+            roll_back(connection)
+            worker_log.error("What task %s said cannot be stored: %s", word[0], brief(error))
 
 
 def _store_alone(connection: Connection, outcome: Unstored, worker_id: str) -> int:

@@ -222,6 +222,20 @@ def test_what_a_task_last_said_outlives_an_outcome_that_the_database_refuses(
     assert rows.row(connection, good.id)["progress"] == {"done": 7}
 
 
+@pytest.mark.parametrize("one_by_one", [store.store, store.store_free])
+def test_what_a_task_said_and_the_database_refuses_is_dropped_and_nothing_else(
+    connection: Connection, worker_id: str, caplog: pytest.LogCaptureFixture, one_by_one: Any
+) -> None:
+    bad, good = (rows.add_running(connection, worker_id) for _ in range(2))
+    outcomes: list[Any] = [completed(bad), completed(good)]
+
+    one_by_one(connection, outcomes, worker_id, [(*bad, "{broken"), (*good, '{"done": 7}')])
+
+    assert rows.statuses(connection, [bad.id, good.id]) == ["SUCCESSFUL", "SUCCESSFUL"]
+    assert rows.row(connection, good.id)["progress"] == {"done": 7}
+    assert f"What task {bad.id} said cannot be stored" in caplog.text
+
+
 def test_what_is_refused_among_what_nobody_holds_takes_no_other_along(
     connection: Connection, worker_id: str
 ) -> None:
