@@ -151,14 +151,15 @@ def stops(rig: Rig, scale: float) -> Figures:
 
 def stop_one(rig: Rig, worker: TaskWorker, grace: float) -> float:
     """Stop a worker by one or two signals; return how long it took."""
+    # What runs on is killed when the grace time is over, or at once by SIGQUIT or a second signal:
+    # noted before, for its tasks may be free before anything else is written.
+    rig.say("death", worker=rig.name_of(worker))
     asked = time.monotonic()
     worker.send(rig.random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]))
     if rig.random.random() < 0.2:
         time.sleep(rig.random.uniform(0, 0.5))
         if worker.process.poll() is None:
             worker.send(signal.SIGTERM)
-    # What runs on is killed when the grace time is over, or at the second signal.
-    rig.say("death", worker=rig.name_of(worker))
     code = worker.wait()
     took = time.monotonic() - asked
     # A second signal may come when it has ended in all but name, and no handler is there any more.
