@@ -109,6 +109,19 @@ def _values(settled: Settled, row: NewRow) -> dict[str, Any]:
     }
 
 
+# The channel on which workers listen.
+CHANNEL = "django_taskq"
+
+HINT = f"""
+/* django_taskq:hint */
+SELECT pg_notify('{CHANNEL}', '')
+"""
+
+# For a caller in no transaction: all of it goes to the server at once.
+_ALONE = f"BEGIN;{ENQUEUE};COMMIT;{HINT}"
+_NOW_ALONE = f"BEGIN;{ENQUEUE_NOW};COMMIT;{HINT}"
+
+
 class HintNotSent(Exception):
     """A task was committed, and workers were not told."""
 
@@ -147,15 +160,14 @@ def find(alias: str, statement: str, id: str) -> Enqueued | None:
 def enqueue_alone(alias: str, settled: Settled, row: NewRow) -> Enqueued:
     """Insert one task in a transaction of its own, and tell listening workers after its commit.
 
-    All of it goes to the server at once, so that a worker is told while the caller still waits for
-    the answer. Only for a connection for which `is_alone` holds. Raise HintNotSent if the task is
-    committed, and only the hint was refused.
+    A worker is told while the caller still waits for the answer. Only for a connection for which
+    `is_alone` holds. Raise HintNotSent if the task is committed, and only the hint was refused.
     """
-    statement = ENQUEUE_NOW if settled.starts_now else ENQUEUE
+    statement = _NOW_ALONE if settled.starts_now else _ALONE
     connection = user_connection(alias)
     with connection.cursor() as cursor:
         try:
-            cursor.execute(f"BEGIN;{statement};COMMIT;{HINT}", _values(settled, row))
+            cursor.execute(statement, _values(settled, row))
         except BaseException as error:
             # What was begun must not stay open on a connection in autocommit.
             if leave_transaction(connection) or not isinstance(error, Error):
@@ -257,15 +269,6 @@ def _copy_text(value: Any) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("\\", "\\\\")
-
-
-# The channel on which workers listen.
-CHANNEL = "django_taskq"
-
-HINT = f"""
-/* django_taskq:hint */
-SELECT pg_notify('{CHANNEL}', '')
-"""
 
 
 def hint(alias: str) -> None:

@@ -114,13 +114,14 @@ def report(connection: Connection, words: Sequence[Word]) -> None:
 def _report_alone(connection: Connection, words: Sequence[Word]) -> None:
     """Store what tasks last said; what the database refuses of it is dropped."""
     for word in words:
+        id = word[0]
         try:
             report(connection, [word])
         except psycopg.Error as error:
             if _is_no_fault_of_theirs(error):
                 raise
             roll_back(connection)
-            worker_log.error("What task %s said cannot be stored: %s", word[0], brief(error))
+            worker_log.error("What task %s said cannot be stored: %s", id, brief(error))
 
 
 def _store_alone(connection: Connection, outcome: Unstored, worker_id: str) -> int:
