@@ -25,6 +25,11 @@ def failpoints_at_a_stop(rig: Rig, scale: float) -> Figures:
     return fail_at(rig, failpoints.AT_A_STOP, _FATAL, sized(20, scale))
 
 
+def failpoints_at_a_stop_suspended(rig: Rig, scale: float) -> Figures:
+    """The same places × suspended for three times the time to live, 4 times each."""
+    return fail_at(rig, failpoints.AT_A_STOP, ["stop"], sized(20, scale))
+
+
 def failpoints_suspended(rig: Rig, scale: float) -> Figures:
     """Every place in a child × suspended for three times the time to live, 4 times each."""
     return fail_at(rig, failpoints.IN_CHILDREN, ["stop"], sized(20, scale))
@@ -46,6 +51,7 @@ LANES: dict[str, Lane] = {
     "supervisors-suspended": supervisors_suspended,
     "failpoints-stop": failpoints_at_a_stop,
     "failpoints-suspended": failpoints_suspended,
+    "failpoints-stop-suspended": failpoints_at_a_stop_suspended,
     "kills": lanes.kills,
     "zombies": zombies.zombies,
     "stops": lanes.stops,
