@@ -85,6 +85,8 @@ def store_free(
 
     Return how many outcomes were still ours, and the ids of those others.
     """
+    if not outcomes and not words:
+        return 0, set()
     held: set[str] = set()
     free, said = list(outcomes), list(words)
     pairs = {o.id: o.claim for o in outcomes} | {id: claim for id, claim, _ in words}

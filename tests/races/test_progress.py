@@ -43,3 +43,22 @@ def test_what_a_task_says_while_its_row_is_locked_is_shown_when_it_is_free(
         may_end.set()
         until(lambda: rows.statuses_now(one, [id]) == ["SUCCESSFUL"], "the task has ended")
     assert rows.row(one, id)["progress"] == {"done": 7}
+
+
+def test_a_task_that_ends_when_its_row_is_free_again_takes_along_what_it_said(
+    one: Connection, worker_id: str
+) -> None:
+    may_end = threading.Event()
+    with psycopg.connect(one.info.dsn) as other, child(worker_id) as running:
+        running.before_report = lambda row: other.execute(LOCK, [row.id])
+        running.after_report = lambda row: may_end.wait(60)
+        id = rows.add(one, task="progress")
+        running.wake()
+        hand = running.feeder.hand
+        until(lambda: hand.retry_at < float("inf"), "it was held up by the lock")
+        other.rollback()
+        may_end.set()
+        until(lambda: rows.statuses_now(one, [id]) == ["SUCCESSFUL"], "the task has ended")
+        until(lambda: hand.retry_at == float("inf"), "nothing is left to be tried again")
+        assert running.feeder.is_alive()
+    assert rows.row(one, id)["progress"] == {"done": 7}
