@@ -27,14 +27,13 @@ def zombies(rig: Rig, scale: float, sabotage: str = "") -> Figures:
         # For all places of both workers.
         ids = rig.enqueue(tasks.work, [(5.0,)] * 2 * _CHILDREN)
         mixed(rig, 20, 0.01)
-        wait_until(lambda ids=ids: _started(rig, ids) >= 2 * _CHILDREN, what="all run")  # type: ignore[misc]
+        _wait_for_starts(rig, ids, 2 * _CHILDREN, "all run")
         pids = rig.suspend_tree(zombie)
         suspended = time.monotonic()
         # On a busy machine one may have ended just before.
         held = rig.held_by(zombie, ids)
         count += held
-        again = 2 * _CHILDREN + held
-        wait_until(lambda ids=ids, n=again: _started(rig, ids) >= n, what="its tasks run again")  # type: ignore[misc]
+        _wait_for_starts(rig, ids, 2 * _CHILDREN + held, "its tasks run again")
         slowest = max(slowest, time.monotonic() - suspended)
         rig.resume_tree(zombie, pids)
         code = zombie.wait()
@@ -48,6 +47,11 @@ def zombies(rig: Rig, scale: float, sabotage: str = "") -> Figures:
 
 def _start(rig: Rig, sabotage: str) -> TaskWorker:
     return rig.start(children=_CHILDREN, **({"CHAOS_SABOTAGE": sabotage} if sabotage else {}))
+
+
+def _wait_for_starts(rig: Rig, ids: list[str], count: int, what: str) -> None:
+    """Wait until these tasks have started so often in all."""
+    wait_until(lambda: _started(rig, ids) >= count, what=what)
 
 
 def _started(rig: Rig, ids: list[str]) -> int:
@@ -69,7 +73,7 @@ def slow_drains(rig: Rig, scale: float, sabotage: str = "") -> Figures:
         leaving = rig.start("--shutdown-timeout", "60", children=2, CHAOS_SABOTAGE=sabotage)
         rig.wait_until_up(leaving, 2)
         ids = rig.enqueue(tasks.work, [(2 * clocks.TTL,)] * 4)
-        wait_until(lambda ids=ids: _started(rig, ids) >= 4, what="all run")  # type: ignore[misc]
+        _wait_for_starts(rig, ids, 4, "all run")
         leaving.send(signal.SIGTERM)
         mixed(rig, 20, 0.01)
         code = leaving.wait()

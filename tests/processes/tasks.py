@@ -27,9 +27,9 @@ from django.db import connection, transaction
 from django.utils import timezone, translation
 
 from django_taskq import Cancel, Retry, Snooze, TaskContext, task
-from django_taskq.db import UserConnections
 from django_taskq.exceptions import SoftTimeLimit
 from django_taskq.ids import new_id
+from django_taskq.worker.user_connections import UserConnections
 from tests.support import nasty
 
 # The longest that a task waits for its gate: a test that fails leaves nothing behind for long.

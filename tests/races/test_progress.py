@@ -3,62 +3,65 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
 from django_taskq.db import Connection
-from tests.races.feeding import child
+from tests.races.feeding import Child, child
 from tests.support import rows
 from tests.support.waiting import until
 
 LOCK = "SELECT FROM django_taskq_livetask WHERE id = %s FOR UPDATE"
 
 
+@contextmanager
+def one_that_speaks_under_a_lock(
+    one: Connection, worker_id: str, *, may_end: threading.Event
+) -> Iterator[tuple[str, Child, psycopg.Connection[Any]]]:
+    """Run a task that says something while somebody has locked its row; give its id and both.
+
+    When the block is left the task has ended, and what it has said is there.
+    """
+    with psycopg.connect(one.info.dsn) as other, child(worker_id) as running:
+        running.before_report = lambda row: other.execute(LOCK, [row.id])
+        running.after_report = lambda row: may_end.wait(60)
+        id = rows.add(one, task="progress")
+        running.wake()
+        until(lambda: running.feeder.hand.retry_at < float("inf"), "the lock holds it up")
+        yield id, running, other
+        until(lambda: rows.statuses_now(one, [id]) == ["SUCCESSFUL"], "the task has ended")
+        until(lambda: running.feeder.hand.retry_at == float("inf"), "nothing is left to be stored")
+    assert rows.row(one, id)["progress"] == {"done": 7}
+
+
 def test_a_lock_on_its_row_does_not_cost_a_task_what_it_last_said(
     one: Connection, worker_id: str
 ) -> None:
-    with psycopg.connect(one.info.dsn) as other, child(worker_id) as running:
-        running.before_report = lambda row: other.execute(LOCK, [row.id])
-        id = rows.add(one, task="progress")
-        running.wake()
+    may_end = threading.Event()
+    may_end.set()
+    with one_that_speaks_under_a_lock(one, worker_id, may_end=may_end) as (_, running, other):
         until(lambda: bool(running.feeder.hand.held_up), "its outcome waits for the lock")
         other.rollback()
-        until(lambda: rows.statuses_now(one, [id]) == ["SUCCESSFUL"], "the task has ended")
-    assert rows.row(one, id)["progress"] == {"done": 7}
 
 
 def test_what_a_task_says_while_its_row_is_locked_is_shown_when_it_is_free(
     one: Connection, worker_id: str
 ) -> None:
     may_end = threading.Event()
-    with psycopg.connect(one.info.dsn) as other, child(worker_id) as running:
-        running.before_report = lambda row: other.execute(LOCK, [row.id])
-        running.after_report = lambda row: may_end.wait(60)
-        id = rows.add(one, task="progress")
-        running.wake()
-        until(lambda: running.feeder.hand.retry_at < float("inf"), "it was held up by the lock")
+    with one_that_speaks_under_a_lock(one, worker_id, may_end=may_end) as (id, _, other):
         other.rollback()
         until(lambda: rows.row(one, id)["progress"] == {"done": 7}, "its progress is shown")
         assert rows.row(one, id)["status"] == "RUNNING"
         may_end.set()
-        until(lambda: rows.statuses_now(one, [id]) == ["SUCCESSFUL"], "the task has ended")
-    assert rows.row(one, id)["progress"] == {"done": 7}
 
 
 def test_a_task_that_ends_when_its_row_is_free_again_takes_along_what_it_said(
     one: Connection, worker_id: str
 ) -> None:
     may_end = threading.Event()
-    with psycopg.connect(one.info.dsn) as other, child(worker_id) as running:
-        running.before_report = lambda row: other.execute(LOCK, [row.id])
-        running.after_report = lambda row: may_end.wait(60)
-        id = rows.add(one, task="progress")
-        running.wake()
-        hand = running.feeder.hand
-        until(lambda: hand.retry_at < float("inf"), "it was held up by the lock")
+    with one_that_speaks_under_a_lock(one, worker_id, may_end=may_end) as (_, _, other):
         other.rollback()
         may_end.set()
-        until(lambda: rows.statuses_now(one, [id]) == ["SUCCESSFUL"], "the task has ended")
-        until(lambda: hand.retry_at == float("inf"), "nothing is left to be tried again")
-        assert running.feeder.is_alive()
-    assert rows.row(one, id)["progress"] == {"done": 7}

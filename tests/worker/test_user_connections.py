@@ -11,7 +11,9 @@ from django.db import OperationalError, connection, transaction
 from django.db.backends.signals import connection_created
 
 from django_taskq import db
-from django_taskq.db import Connection, UserConnections
+from django_taskq.db import Connection
+from django_taskq.worker import user_connections
+from django_taskq.worker.user_connections import UserConnections
 from tests.support import rows
 
 SELECT_PID = "SELECT pg_backend_pid()"
@@ -174,7 +176,7 @@ def test_an_old_connection_is_replaced(
     kept: UserConnections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(db, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(user_connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
     first = backend()
 
     now[0] += 999

@@ -14,13 +14,13 @@ from concurrent.futures import Executor as BaseExecutor
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from django_taskq import db
 from django_taskq.outcomes import Outcome
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.executor import Executor
 from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Feeding, Seat
 from django_taskq.worker.pools.limits import Interrupter, Watchdog
 from django_taskq.worker.run import Run
+from django_taskq.worker.user_connections import UserConnections
 
 
 class _Thread:
@@ -28,13 +28,13 @@ class _Thread:
 
     def __init__(self, seat: Seat, feeder: Feeding, watchdog: Watchdog, number: int) -> None:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix=f"taskq-home-{number}")
-        self.connections: db.UserConnections
+        self.connections: UserConnections
         self.executor: Executor
         self.pool.submit(self._settle_in, seat, feeder, watchdog).result()
 
     def _settle_in(self, seat: Seat, feeder: Feeding, watchdog: Watchdog) -> None:
         interrupter = Interrupter(watchdog)
-        self.connections = db.UserConnections(max_age=CONNECTION_AGE)
+        self.connections = UserConnections(max_age=CONNECTION_AGE)
         self.executor = seat.executor(feeder, arm=interrupter.arm, disarm=interrupter.disarm)
 
 
@@ -127,7 +127,7 @@ class CleanThreads(ThreadPoolExecutor):
         try:
             connections = self._connections.mine
         except AttributeError:
-            connections = self._connections.mine = db.UserConnections(max_age=CONNECTION_AGE)
+            connections = self._connections.mine = UserConnections(max_age=CONNECTION_AGE)
         try:
             return fn(*args, **kwargs)
         finally:

@@ -7,11 +7,11 @@ import gc
 import queue
 import time
 
-from django_taskq import db
 from django_taskq.outcomes import Completed, Outcome
 from django_taskq.transitions.claim import Claimed
 from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Batch, Dropped, Feeding, Seat
 from django_taskq.worker.pools.limits import Alarm
+from django_taskq.worker.user_connections import UserConnections
 
 
 class SerialPool:
@@ -34,7 +34,7 @@ class SerialPool:
     def run(self, feeder: Feeding) -> None:
         """Run tasks until the feeder says that there will be no more."""
         alarm = Alarm()
-        self.connections = db.UserConnections(max_age=CONNECTION_AGE)
+        self.connections = UserConnections(max_age=CONNECTION_AGE)
         self.executor = self.seat.executor(feeder, arm=alarm.arm, disarm=alarm.disarm)
         self.feeder = feeder
         feeder.start()

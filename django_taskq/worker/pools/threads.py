@@ -12,13 +12,13 @@ import time
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from django_taskq import db
 from django_taskq.outcomes import Completed, Outcome
 from django_taskq.worker.executor import Executor
 from django_taskq.worker.pools import CONNECTION_AGE, IDLE_CLOSE, Batch, Feeding, Seat
 from django_taskq.worker.pools.limits import Entry, Interrupter
 from django_taskq.worker.pools.parallel import OVERDUE, ParallelPool, Taken
 from django_taskq.worker.pools.serial import return_memory
+from django_taskq.worker.user_connections import UserConnections
 
 
 class ThreadsPool(ParallelPool):
@@ -69,7 +69,7 @@ class ThreadsPool(ParallelPool):
 
     def _run_tasks(self, place: int) -> None:
         """Run tasks in one thread until there will be no more, or this thread was given up on."""
-        connections = db.UserConnections(max_age=CONNECTION_AGE)
+        connections = UserConnections(max_age=CONNECTION_AGE)
         interrupter = Interrupter(self.watchdog)
         executor = self.seat.executor(self.feeder, arm=interrupter.arm, disarm=interrupter.disarm)
         while (taken := self._take(place, executor, connections)) is not None:
@@ -89,9 +89,7 @@ class ThreadsPool(ParallelPool):
         connections.close()
         self._leave()
 
-    def _take(
-        self, place: int, executor: Executor, connections: db.UserConnections
-    ) -> Taken | None:
+    def _take(self, place: int, executor: Executor, connections: UserConnections) -> Taken | None:
         """Start the next task, when there is one; None when there will be no more."""
         while True:
             with self._lock:
