@@ -45,6 +45,8 @@ TRANSITIONS: tuple[tuple[str, TaskStatus | None, TaskStatus], ...] = (
     ("cancel", TaskStatus.READY, TaskStatus.CANCELLED),
     ("cancel", TaskStatus.HELD, TaskStatus.CANCELLED),
     ("expire", TaskStatus.RUNNING, TaskStatus.EXPIRED),
+    ("expire", TaskStatus.READY, TaskStatus.EXPIRED),
+    ("expire", TaskStatus.HELD, TaskStatus.EXPIRED),
     ("park", TaskStatus.RUNNING, TaskStatus.HELD),
     ("requeue", TaskStatus.SUCCESSFUL, TaskStatus.READY),
     ("requeue", TaskStatus.FAILED, TaskStatus.READY),

@@ -23,7 +23,7 @@ from django_taskq.outcomes import (
     Snoozed,
 )
 from django_taskq.statuses import FINISHED, TRANSITIONS, UNFINISHED, TaskStatus
-from django_taskq.transitions import claim, enqueue, finish, operate, rescue
+from django_taskq.transitions import claim, enqueue, expire, finish, operate, rescue
 from django_taskq.transitions.claim import Lane
 from tests.support import rows
 from tests.support.rows import Running
@@ -87,6 +87,11 @@ def do_rescue(connection: Connection, worker_id: str, mine: Running) -> None:
     rescue.rescue(connection, worker_id, running=[mine.id], error=ERROR)
 
 
+def do_expire(connection: Connection, worker_id: str, mine: Running) -> None:
+    ending(finish.expire, Expired)(connection, worker_id, mine)
+    expire.expire_waiting(connection, error=ERROR)
+
+
 def ending(send: Any, kind: Any) -> Callable[[Connection, str, Running], object]:
     now = time.monotonic()
     return lambda connection, worker_id, mine: send(connection, [kind(*mine, ERROR, now, now)])
@@ -100,7 +105,7 @@ VERBS: dict[str, Callable[[Connection, str, Running], object]] = {
     "snooze": lambda c, w, mine: finish.snooze(c, [Snoozed(*mine, 1.0)]),
     "fail": ending(finish.fail, Failed),
     "cancel": do_cancel,
-    "expire": ending(finish.expire, Expired),
+    "expire": do_expire,
     "park": lambda c, w, mine: finish.park(c, [Parked(*mine, f"unknown:{NAME}")]),
     "requeue": do_requeue,
     "resume": lambda c, w, mine: operate.resume_known(c, [NAME]),
@@ -109,8 +114,9 @@ VERBS: dict[str, Callable[[Connection, str, Running], object]] = {
 }
 
 # How a row has to be for a verb to lead there, where that depends on more than its status.
-NEEDS: dict[tuple[str, TaskStatus], dict[str, int]] = {
-    ("rescue", TaskStatus.FAILED): {"crashes": 2}
+NEEDS: dict[tuple[str, TaskStatus], dict[str, Any]] = {
+    ("rescue", TaskStatus.FAILED): {"crashes": 2},
+    ("expire", TaskStatus.EXPIRED): {"expires_at": rows.ago(1)},
 }
 
 ALLOWED = {(verb, origin) for verb, origin, _ in TRANSITIONS}

@@ -169,6 +169,12 @@ class LiveTask(TaskRow):
                 name="django_taskq_live_cancel",
                 condition=Q(cancel_requested_at__isnull=False),
             ),
+            # What is to end unless it starts in time, and waits.
+            models.Index(
+                "expires_at",
+                name="django_taskq_live_expires",
+                condition=Q(expires_at__isnull=False) & ~Q(status=TaskStatus.RUNNING.value),
+            ),
         ]
 
 

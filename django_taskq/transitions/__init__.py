@@ -7,9 +7,10 @@
     snooze      RUNNING -> READY, later              finish.py
     fail        RUNNING -> FAILED                    finish.py
     cancel      RUNNING -> CANCELLED                 finish.py      (the task said so)
-    expire      RUNNING -> EXPIRED                   finish.py
+    expire      RUNNING -> EXPIRED                   finish.py      (it was claimed too late)
     park        RUNNING -> HELD                      finish.py
     cancel      READY, HELD -> CANCELLED             operate.py     (somebody said so)
+    expire      READY, HELD -> EXPIRED               expire.py      (nobody came in time)
     requeue     FAILED, … -> READY, same id          operate.py
     resume      HELD -> READY                        operate.py
     give back   RUNNING -> READY                     rescue.py      (it had not started)

@@ -28,11 +28,11 @@ from django_taskq.outcomes import (
 )
 
 # Every column that a task keeps when it ends.
-_KEPT = (
+KEPT = (
     "id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts, "
     "crashes, claim, worker_id, errors, progress, options, headers"
 )
-_KEPT_OF_T = ", ".join(f"t.{column.strip()}" for column in _KEPT.split(","))
+KEPT_OF_T = ", ".join(f"t.{column.strip()}" for column in KEPT.split(","))
 
 # Tasks with successors finish another way, together with the release of those: NOT has_successors
 # makes sure of it even when the successor was added while this statement waited.
@@ -46,10 +46,10 @@ WITH mine AS (
 gone AS (
   DELETE FROM django_taskq_livetask AS t USING mine AS m
   WHERE t.id = m.id AND t.claim = m.claim AND NOT t.has_successors
-  RETURNING {_KEPT_OF_T}, m.value, m.began, m.ended
+  RETURNING {KEPT_OF_T}, m.value, m.began, m.ended
 )
-INSERT INTO django_taskq_finishedtask ({_KEPT}, status, return_value, started_at, finished_at)
-SELECT {_KEPT}, 'SUCCESSFUL', value::json,
+INSERT INTO django_taskq_finishedtask ({KEPT}, status, return_value, started_at, finished_at)
+SELECT {KEPT}, 'SUCCESSFUL', value::json,
   statement_timestamp() - began * interval '1 second',
   statement_timestamp() - ended * interval '1 second'
 FROM gone
@@ -92,10 +92,10 @@ WITH mine AS (
 gone AS (
   DELETE FROM django_taskq_livetask AS t USING mine AS m
   WHERE t.id = m.id AND t.claim = m.claim AND NOT t.has_successors
-  RETURNING {_KEPT_OF_T.replace("t.errors", f"({_ERRORS}) AS errors")}, m.began, m.ended
+  RETURNING {KEPT_OF_T.replace("t.errors", f"({_ERRORS}) AS errors")}, m.began, m.ended
 )
-INSERT INTO django_taskq_finishedtask ({_KEPT}, status, started_at, finished_at)
-SELECT {_KEPT}, '%(status)s',
+INSERT INTO django_taskq_finishedtask ({KEPT}, status, started_at, finished_at)
+SELECT {KEPT}, '%(status)s',
   statement_timestamp() - began * interval '1 second',
   statement_timestamp() - ended * interval '1 second'
 FROM gone

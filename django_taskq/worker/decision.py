@@ -33,6 +33,7 @@ from django_taskq.serialization import class_path, dump_error, error_record
 from django_taskq.transitions.claim import Claimed
 from django_taskq.transitions.operate import held_for_unknown
 from django_taskq.worker.atomic import ASKED_TO_END
+from django_taskq.worker.expiry import NOT_STARTED
 from django_taskq.worker.run import Run
 
 # Where frames between the worker and the task come from.
@@ -49,9 +50,8 @@ def park_unknown(row: Claimed) -> Parked:
 
 def expire(row: Claimed, worker_id: str) -> Expired:
     """Say that a row was claimed too late to be started."""
-    why = "It was not started within its expires_after."
     now = time.monotonic()
-    error = _ended_by_us(TaskExpired, why, row.attempts - 1, worker_id)
+    error = _ended_by_us(TaskExpired, NOT_STARTED, row.attempts - 1, worker_id)
     return Expired(row.id, row.claim, error, now, now)
 
 

@@ -22,6 +22,7 @@ from django_taskq.transitions import claim, operate
 from django_taskq.transitions import presence as rows
 from django_taskq.worker import opening
 from django_taskq.worker.children import Children
+from django_taskq.worker.expiry import Expiry
 from django_taskq.worker.lanes import QueueChoice
 from django_taskq.worker.listener import Listener
 from django_taskq.worker.opening import EXIT_ERROR, EXIT_NO_DATABASE, EXIT_OK
@@ -60,6 +61,7 @@ class Supervisor:
         self.children = Children(options, self.id, solo)
         self.presence = Presence(self.id)
         self.pruner = Pruner(conf.get().retention)
+        self.expiry = Expiry()
         self.vitals = Vitals(options, self.children)
         self.reload = Reload(say) if options.reload else None
         self.listener = Listener(options, self.id)
@@ -184,6 +186,8 @@ class Supervisor:
             self._tick(connection)
         if now >= self.pruner.next_at and not self._is_leaving:
             self.pruner.prune(connection)
+        if now >= self.expiry.next_at and not self._is_leaving:
+            self.expiry.end_expired(connection)
         if self._pause > _PAUSE_FIRST:
             self._pause = _PAUSE_FIRST
             worker_log.info("The database answers again.")
@@ -237,7 +241,7 @@ class Supervisor:
         else:
             moments += [self._tick_at, self._beat_at, self.presence.sweep_at]
             if not self._is_leaving:
-                moments.append(self.pruner.next_at)
+                moments += [self.pruner.next_at, self.expiry.next_at]
                 if (listener_at := self.listener.wake_at()) is not None:
                     moments.append(listener_at)
         if self._stop_until is not None:

@@ -26,6 +26,7 @@ from django_taskq.transitions import (
     atomic,
     claim,
     enqueue,
+    expire,
     finish,
     operate,
     presence,
@@ -48,6 +49,7 @@ WORKER = ("django_taskq_live_worker", "worker_id")
 CANCEL = ("django_taskq_live_cancel", "worker_id")
 HELD = ("django_taskq_live_held", "held_for")
 SUSPECT = ("django_taskq_live_suspect", "run_after")
+EXPIRES = ("django_taskq_live_expires", "expires_at")
 # The first entries of an index, no matter which.
 READY_HEAD = ("django_taskq_live_ready",)
 WORKER_ALL = ("django_taskq_live_worker",)
@@ -411,6 +413,12 @@ def _cases() -> list[Case]:
             LIVE_KEY,
             variant=f"{count}-names",
         )
+    add(
+        "expire.EXPIRE_WAITING",
+        lambda c: expire.expire_waiting(c, error=ERROR),
+        EXPIRES,
+        LIVE_KEY,
+    )
     for count in (1, 1000):
         ids = [id_of("a", n) for n in range(count)]
         add(

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_taskq.transitions import claim, rescue
+from django_taskq.transitions import claim, expire, rescue
 from django_taskq.transitions.claim import Lane
 from tests.plans.cases import Case, claim_from, complete, lanes
 from tests.support import plans, population
@@ -192,6 +192,23 @@ def test_a_suspect_is_found_without_looking_at_the_backlog(scratch: Any, worker:
 
     assert rows == 1
     assert buffers < 60, plans.describe(plan)
+
+
+def test_a_look_for_expired_tasks_reads_neither_the_backlog_nor_what_may_still_start(
+    scratch: Any,
+) -> None:
+    population.fill_ready(scratch.user, 50_000)
+    population.fill_ready(
+        scratch.user, 50_000, expires_at="statement_timestamp() + interval '1 hour'"
+    )
+    sent = Case(
+        "expire.EXPIRE_WAITING", lambda connection: expire.expire_waiting(connection, error="{}")
+    ).sent
+
+    rows, buffers, plan = plans.measure(scratch.worker, sent)
+
+    assert rows == 0
+    assert buffers < 20, plans.describe(plan)
 
 
 def test_a_look_for_lost_tasks_costs_a_few_descents_per_process(scratch: Any) -> None:

@@ -101,5 +101,5 @@ def check(plan: Any, case: Case) -> None:
 def _columns(condition: str) -> list[str]:
     """Return the columns that a condition compares, in the order of the index."""
     columns = ["queue_name", "priority", "run_after", "worker_id", "held_for", "id"]
-    columns += ["finished_at", "status"]
+    columns += ["finished_at", "expires_at", "status"]
     return [column for column in columns if re.search(rf"[(.]{column} (?:[<>=]|<=|>=)", condition)]

@@ -21,7 +21,7 @@ from django_taskq import db
 from django_taskq.db import Connection
 from django_taskq.ids import new_id
 from django_taskq.outcomes import Committed, Unanswered
-from django_taskq.transitions import claim, enqueue, operate, presence, prune, rescue
+from django_taskq.transitions import claim, enqueue, expire, operate, presence, prune, rescue
 from django_taskq.worker import feeder, give_back, store
 from django_taskq.worker.aftermath import Aftermath, Death
 from django_taskq.worker.executor import Executor
@@ -273,6 +273,17 @@ def resume(one: Connection) -> Any:
     return lambda connection: operate.resume_known(connection, [NAME]), look
 
 
+def end_expired(one: Connection) -> Any:
+    id = rows.add(one, queue_name="of nobody", expires_at=rows.ago(1))
+    young = rows.add(one, queue_name="of nobody", expires_at=rows.ago(-60))
+
+    def look() -> None:
+        assert rows.row(one, id)["status"] == "EXPIRED"
+        assert rows.row(one, young)["status"] == "READY"
+
+    return lambda connection: expire.expire_waiting(connection, error=ERROR), look
+
+
 def tick(one: Connection) -> Any:
     id = rows.add(one)
 
@@ -294,6 +305,7 @@ DUTIES = {
     "declare dead": Duty(declare_dead, ("declare_dead",)),
     "prune": Duty(delete_old, ("prune",)),
     "resume": Duty(resume, ("resume",)),
+    "expire": Duty(end_expired, ("expire_waiting",)),
     "tick": Duty(tick, ("tick",)),
 }
 SENT = [(duty, statement) for duty in DUTIES for statement in DUTIES[duty].statements]

@@ -13,7 +13,7 @@ import pytest
 from django_taskq import db
 from django_taskq.db import Connection
 from django_taskq.outcomes import Completed, Failed, Parked, Retrying, Snoozed
-from django_taskq.transitions import claim, finish, operate, rescue
+from django_taskq.transitions import claim, expire, finish, operate, rescue
 from django_taskq.transitions.claim import Lane
 from tests.support import rows
 from tests.support.rows import Running
@@ -307,6 +307,21 @@ def test_a_successor_that_is_added_while_a_task_finishes_is_not_missed(
 
     assert finishing.result() == 0
     assert rows.row(one, mine.id)["status"] == "RUNNING"
+
+
+def test_an_expired_task_that_is_being_claimed_or_cancelled_is_left_to_whoever_does_it(
+    one: Connection, other: Connection, worker_id: str
+) -> None:
+    held = rows.add(one, expires_at=rows.ago(1))
+    free = rows.add(one, expires_at=rows.ago(1), queue_name="of nobody")
+
+    with one.transaction():
+        [mine] = take(one, worker_id)
+        assert mine.id == held
+        assert expire.expire_waiting(other, error=ERROR) == 1
+    assert rows.statuses(one, [held, free]) == ["RUNNING", "EXPIRED"]
+
+    assert expire.expire_waiting(other, error=ERROR) == 0
 
 
 def test_held_tasks_that_two_workers_know_go_on_once(one: Connection, other: Connection) -> None:

@@ -37,6 +37,7 @@ from django_taskq.outcomes import (
 from django_taskq.transitions import (
     atomic,
     claim,
+    expire,
     finish,
     operate,
     presence,
@@ -254,6 +255,18 @@ class Protocol(RuleBasedStateMachine):
         assert operate.resume_known(self.connections[who], [NAME]) == len(held)
         for id in held:
             self._set(id, self.tasks[id], status="READY")
+
+    @precondition(lambda self: any(task.expires == "over" for task in self.tasks.values()))
+    @rule(who=WORKERS)
+    def end_what_expired_while_it_waited(self, who: int) -> None:
+        late = [
+            id
+            for id, task in self.tasks.items()
+            if task.expires == "over" and task.status in ("READY", "HELD")
+        ]
+        assert expire.expire_waiting(self.connections[who], error=ERROR) == len(late)
+        for id in late:
+            self._set(id, self.tasks[id].failed_once().ended("EXPIRED"))
 
     # --- death -----------------------------------------------------------------------------------
 

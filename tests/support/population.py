@@ -32,12 +32,15 @@ def fill_ready(
     priority: str = "(n / 5 % 2) * 10",
     run_after: str = "statement_timestamp() - interval '1 hour' + n * interval '1 millisecond'",
     crashes: int = 0,
+    expires_at: str = "NULL",
 ) -> None:
     """Add READY rows; columns are SQL expressions of their number `n`."""
     connection.execute(
         f"""
-        INSERT INTO django_taskq_livetask (task, queue_name, priority, run_after, crashes, args)
-        SELECT 'shop.tasks.send', {queue_name}, {priority}, {run_after}, {crashes}, '[1, 2]'
+        INSERT INTO django_taskq_livetask (
+          task, queue_name, priority, run_after, crashes, expires_at, args)
+        SELECT 'shop.tasks.send', {queue_name}, {priority}, {run_after}, {crashes},
+          ({expires_at})::timestamptz, '[1, 2]'
         FROM generate_series(1, {count}) AS n
         """
     )
@@ -101,6 +104,11 @@ def fill(connection: psycopg.Connection[Any], *, ready: int, finished: int) -> N
         queue_name="'queue0'",
         priority="50",
         run_after="statement_timestamp() + interval '1 hour' + n * interval '1 second'",
+    )
+    fill_ready(
+        connection,
+        ready // 100,
+        expires_at="statement_timestamp() + (n - 50) * interval '1 second'",
     )
     fill_ready(connection, SUSPECTS, queue_name="'queue0'", priority="0", crashes=2)
     fill_running(connection)

@@ -25,7 +25,7 @@ from django_taskq.outcomes import (
     Snoozed,
     Unanswered,
 )
-from django_taskq.transitions import claim, finish, operate, rescue, travel
+from django_taskq.transitions import claim, expire, finish, operate, rescue, travel
 from django_taskq.transitions.claim import Lane
 from tests.support import rows
 from tests.support.rows import Running
@@ -115,6 +115,10 @@ OF_WAITING: dict[str, tuple[str, Late]] = {
     "operate.CANCEL_MANY": (
         "READY and HELD only",
         lambda c, m, w: operate.cancel_many("default", [m.id], error=ERROR),
+    ),
+    "expire.EXPIRE_WAITING": (
+        "all but RUNNING",
+        lambda c, m, w: expire.expire_waiting(c, error=ERROR),
     ),
     "operate.RESUME": ("HELD only", lambda c, m, w: operate.resume_known(c, [NAME])),
     "travel.MOVE_TIMES": (
