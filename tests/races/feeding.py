@@ -107,6 +107,10 @@ class Child:
         self.feeder.end()
         if self.feeder._connection is not None:
             self.feeder._connection.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipes."""
         for end in self._pipes:
             os.close(end)
 
