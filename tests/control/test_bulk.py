@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from django_taskq import TaskStatus, control
 from django_taskq.control import ControlError
+from django_taskq.control.bulk import Changed, Skipped
 from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.transitions import operate
 from tests import tasks
@@ -66,6 +67,30 @@ def test_each_task_that_is_not_retried_is_reported_with_the_reason() -> None:
         "shop": "is not an id",
     }
     assert changed.skipped_count == 4
+
+
+@pytest.mark.parametrize(
+    ("act", "status", "other"),
+    [
+        (control.retry, TaskStatus.FAILED, TaskStatus.READY),
+        (control.cancel, TaskStatus.READY, TaskStatus.FAILED),
+    ],
+    ids=["retry", "cancel"],
+)
+def test_a_task_whose_id_stands_twice_is_skipped_and_the_others_are_not(
+    act: Callable[..., Changed], status: TaskStatus, other: TaskStatus
+) -> None:
+    free, twice = make_row(status), make_row(status)
+    make_row(other, id=twice.pk)
+
+    changed = act(ids_of(free, twice))
+
+    assert (changed.count, changed.skipped_count) == (1, 1)
+    assert changed.skipped == [
+        Skipped(id=str(twice.pk), why="its id stands twice, unfinished and finished")
+    ]
+    assert LiveTask.objects.filter(pk=twice.pk, status="READY").exists()
+    assert FinishedTask.objects.filter(pk=twice.pk, status="FAILED").exists()
 
 
 def test_workers_hear_of_retried_tasks_after_the_commit(
