@@ -23,6 +23,7 @@ from django_taskq import (
 from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.statuses import FINISHED
 from django_taskq.tasks_api import TaskResultStatus
+from django_taskq.transitions import operate
 from tests import tasks
 from tests.rows import finish, live, make_error, make_row
 
@@ -276,7 +277,61 @@ def test_a_task_that_runs_or_has_finished_does_not_end_there_and_then(status: Ta
     assert row.status == status
 
 
+class Wanderer:
+    """A task that starts before each look for one that waits, and goes back before the next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+        self.row = make_row(TaskStatus.RUNNING)
+        self.left = times
+        self.run = {
+            name: getattr(self.row, name) for name in ("status", "claim", "worker_id", "started_at")
+        }
+        cancel_waiting, request_cancel = operate.cancel_waiting, operate.request_cancel
+
+        def look_where_it_waits(*args: Any, **kwargs: Any) -> bool:
+            if self.left:
+                self.left -= 1
+                LiveTask.objects.filter(pk=self.row.pk).update(**self.run)
+            return cancel_waiting(*args, **kwargs)
+
+        def look_where_it_runs(*args: Any) -> bool:
+            LiveTask.objects.filter(pk=self.row.pk).update(
+                **dict.fromkeys(self.run, None) | {"status": "READY"}
+            )
+            return request_cancel(*args)
+
+        monkeypatch.setattr(operate, "cancel_waiting", look_where_it_waits)
+        monkeypatch.setattr(operate, "request_cancel", look_where_it_runs)
+
+
 @pytest.mark.django_db
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_task_that_goes_back_to_its_queue_between_two_looks_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    moved = Wanderer(monkeypatch, times=times)
+    result = tasks.add.get_result(str(moved.row.pk))
+
+    assert result.cancel() is True
+
+    assert moved.left == 0
+    assert result.row_status == TaskStatus.CANCELLED
+    assert not LiveTask.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_task_that_is_never_where_one_looks_is_not_looked_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved = Wanderer(monkeypatch, times=1000)
+    result = tasks.add.get_result(str(moved.row.pk))
+
+    assert result.cancel() is False
+
+    assert moved.left == 995
+    assert (result.row_status, result.cancel_requested) == (TaskStatus.READY, False)
+
+
 @pytest.mark.django_db
 def test_a_running_task_is_asked_to_end() -> None:
     row = make_row(TaskStatus.RUNNING, task="tests.tasks.add")

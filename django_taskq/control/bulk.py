@@ -6,6 +6,7 @@ else holds at that moment is skipped and reported, never waited for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -250,11 +251,12 @@ def _reasons(alias: str, ids: Sequence[str], why: Any) -> list[Skipped]:
         return []
     with db.reading_cursor(alias) as cursor:
         cursor.execute(STANDING, {"ids": list(ids)})
-        standing = {row[0]: (TaskStatus(row[1]), row[2]) for row in cursor.fetchall()}
-    return [
-        Skipped(id=id, why=why(*standing[id]) if id in standing else "there is no such task")
-        for id in ids
-    ]
+        found = cursor.fetchall()
+    standing = {row[0]: why(TaskStatus(row[1]), row[2]) for row in found}
+    for id, count in Counter(row[0] for row in found).items():
+        if count > 1:
+            standing[id] = "its id stands twice, unfinished and finished"
+    return [Skipped(id=id, why=standing.get(id, "there is no such task")) for id in ids]
 
 
 def _why_not_retried(status: TaskStatus, has_successors: bool) -> str:
@@ -262,7 +264,7 @@ def _why_not_retried(status: TaskStatus, has_successors: bool) -> str:
         return f"is {status}, it has not finished"
     if status == TaskStatus.SUCCESSFUL:
         return "was SUCCESSFUL; only force runs it a second time"
-    return "somebody else holds it at this moment, or its place is taken"
+    return "somebody else holds it at this moment"
 
 
 def _why_not_cancelled(status: TaskStatus, has_successors: bool) -> str:

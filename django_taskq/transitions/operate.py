@@ -9,22 +9,30 @@ from django_taskq.db import Connection, tried_again, user_cursor
 # More characters than the name of a task may have.
 _LONGEST_NAME = 200
 
+# As in all that operators send, what cannot be inserted (a finished task has its id, by whatever
+# mistake) is not deleted either: it stays, and the others of its batch go on.
 CANCEL_WAITING = """
 /* django_taskq:cancel_waiting */
-WITH gone AS (
-  DELETE FROM django_taskq_livetask AS t
+WITH mine AS MATERIALIZED (
+  SELECT t.* FROM django_taskq_livetask AS t
   WHERE t.id = %(id)s::uuid AND t.status IN ('READY', 'HELD') AND NOT t.has_successors
-  RETURNING t.*
+  FOR UPDATE
+),
+ended AS (
+  INSERT INTO django_taskq_finishedtask (
+    id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+    crashes, errors, progress, options, headers, status, finished_at)
+  SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts,
+    max_attempts, crashes,
+    CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
+      || (%(error)s::jsonb || jsonb_build_object('finished_at', statement_timestamp())),
+    progress, options, headers, 'CANCELLED', statement_timestamp()
+  FROM mine
+  ON CONFLICT DO NOTHING
+  RETURNING id
 )
-INSERT INTO django_taskq_finishedtask (
-  id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
-  crashes, errors, progress, options, headers, status, finished_at)
-SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
-  crashes,
-  CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
-    || (%(error)s::jsonb || jsonb_build_object('finished_at', statement_timestamp())),
-  progress, options, headers, 'CANCELLED', statement_timestamp()
-FROM gone
+DELETE FROM django_taskq_livetask
+WHERE id = ANY (ARRAY(SELECT id FROM ended))
 RETURNING id
 """
 
@@ -65,30 +73,31 @@ BULK_LIMIT = 1000
 CANCEL_MANY = """
 /* django_taskq:cancel_many */
 WITH mine AS MATERIALIZED (
-  SELECT found.id
+  SELECT found.*
   FROM (SELECT unnest(%(ids)s::uuid[]) AS id ORDER BY id) AS asked
   CROSS JOIN LATERAL (
-    SELECT t.id FROM django_taskq_livetask AS t
+    SELECT t.* FROM django_taskq_livetask AS t
     WHERE t.id = asked.id AND t.status IN ('READY', 'HELD') AND NOT t.has_successors
     LIMIT 1
     FOR UPDATE SKIP LOCKED
   ) AS found
 ),
-gone AS (
-  DELETE FROM django_taskq_livetask AS t
-  WHERE t.id = ANY (ARRAY(SELECT id FROM mine))
-  RETURNING t.*
+ended AS (
+  INSERT INTO django_taskq_finishedtask (
+    id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
+    crashes, errors, progress, options, headers, status, finished_at)
+  SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts,
+    max_attempts, crashes,
+    CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
+      || (%(error)s::jsonb || jsonb_build_object(
+           'attempt', attempts, 'finished_at', statement_timestamp())),
+    progress, options, headers, 'CANCELLED', statement_timestamp()
+  FROM mine
+  ON CONFLICT DO NOTHING
+  RETURNING id
 )
-INSERT INTO django_taskq_finishedtask (
-  id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
-  crashes, errors, progress, options, headers, status, finished_at)
-SELECT id, task, queue_name, priority, args, kwargs, run_after, enqueued_at, attempts, max_attempts,
-  crashes,
-  CASE WHEN jsonb_array_length(errors) < 20 THEN errors ELSE errors - 1 END
-    || (%(error)s::jsonb || jsonb_build_object(
-         'attempt', attempts, 'finished_at', statement_timestamp())),
-  progress, options, headers, 'CANCELLED', statement_timestamp()
-FROM gone
+DELETE FROM django_taskq_livetask
+WHERE id = ANY (ARRAY(SELECT id FROM ended))
 RETURNING id::text
 """
 

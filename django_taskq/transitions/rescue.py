@@ -9,6 +9,21 @@ from typing import NamedTuple
 from django_taskq.db import Connection, array, quoted_array
 from django_taskq.transitions.finish import OVER_ANOTHER
 
+# What a process held is taken from it by statements that wait for locks and have no LIMIT, unlike
+# those of a sweep, below, which skip what is locked and take 1,000 rows at a time:
+#
+# - Whoever holds such a row decides what becomes of it: an atomic task of that process, about to
+#   commit, or the last batch of its feeder. Behind him it is gone, or taken here. What was skipped
+#   would be left to a sweep, which does not know any more what had started: it blames every task,
+#   and ends those of at_most_once. A wait ends after lock_timeout, 1 s; the supervisor then beats
+#   and ticks, and tries again after 2 s (worker/aftermath.py).
+# - A process holds what its executors run, at most 499 more that are to start (worker/prefetch.py),
+#   outcomes on their way, and what a claim brought whose answer was lost: more than 1,000 rows only
+#   where it runs hundreds of tasks at once. They are its own, and nobody waits for them but an
+#   operator who asks one of them to end; requests for many skip what is locked.
+# - What ends for a crash and what goes back is one transaction. If it came in parts, and the
+#   supervisor died between two of them, the rest would be left to a sweep, too.
+
 # One statement for many causes: a stop, a dead child, a claim whose answer was lost. Whoever sends
 # it knows that nobody claims for this worker meanwhile: it is the worker itself, or it is dead.
 # The caller says what is kept; everything else that this worker holds goes back, its attempt

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_taskq.transitions import claim, expire, rescue
+from django_taskq.transitions import claim, expire, prune, rescue
 from django_taskq.transitions.claim import Lane
 from tests.plans.cases import Case, claim_from, complete, lanes
 from tests.support import plans, population
@@ -130,6 +130,29 @@ def test_a_floor_spares_a_claim_the_dead_rows_that_a_long_transaction_keeps(
 
         without = cost_of_claim(worker, some)
         with_floor = cost_of_claim(worker, some, floor=floor.isoformat(sep=" "))
+
+    assert without > untouched * 5, "the dead rows are not in the way: this test shows nothing"
+    assert with_floor <= untouched * 1.5
+
+
+def test_a_floor_spares_pruning_the_dead_rows_of_the_batches_before_it(scratch: Any) -> None:
+    def pruning(floor: Any) -> Sent:
+        return Case(
+            "prune.PRUNE",
+            lambda connection: prune.prune_batch(connection, age=0.0, limit=LIMIT, floor=floor),
+        ).sent
+
+    def cost(floor: Any) -> int:
+        return plans.measure(scratch.worker, pruning(floor))[1]
+
+    population.fill_finished(scratch.user, 22_000)
+    untouched = cost(prune.BEGINNING)
+    with psycopg.connect(scratch.url) as other:
+        other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        other.execute("SELECT FROM django_taskq_finishedtask LIMIT 1")
+        floor = prune.prune_batch(scratch.user, age=0.0, limit=20_000).floor
+
+        without, with_floor = cost(prune.BEGINNING), cost(floor)
 
     assert without > untouched * 5, "the dead rows are not in the way: this test shows nothing"
     assert with_floor <= untouched * 1.5

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.processes import tasks
@@ -57,6 +58,41 @@ def test_a_burst_waits_for_a_long_task(start: Starter, ledger: Ledger, gate: Gat
     assert worker.wait() == 0
     result.refresh()
     assert result.row_status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("crashes", [0, 2], ids=["a task", "a suspect"])
+def test_a_burst_waits_for_a_due_task_that_somebody_holds_and_runs_it(
+    start: Starter, database: str, ledger: Ledger, crashes: int
+) -> None:
+    """Claims pass it over and come back empty: that does not mean that nothing is left."""
+    held = tasks.note.enqueue(ledger.path, "held")
+    sql("UPDATE django_taskq_livetask SET crashes = %s WHERE id = %s", crashes, held.id)
+    looks: dict[str, set[Any]] = {"tick": set(), "claim": set()}
+
+    def have_looked_often() -> bool:
+        assert worker.process.poll() is None, worker.output
+        for word, seen in looks.items():
+            seen.update(
+                sql(
+                    "SELECT query_start FROM pg_stat_activity WHERE query LIKE %s "
+                    "AND application_name LIKE 'taskworker%%'",
+                    f"%django_taskq:{word}%",
+                )
+            )
+        return min(map(len, looks.values())) >= 4
+
+    with psycopg.connect(database) as somebody:
+        somebody.execute("SELECT FROM django_taskq_livetask WHERE id = %s FOR UPDATE", [held.id])
+        tasks.note.enqueue(ledger.path, "free")
+        worker = start("--burst", children=1, ready=False)
+        ledger.start_of("free")
+        wait_until(have_looked_often)
+        assert ledger.tags() == ["free"]
+        somebody.rollback()
+
+    assert worker.wait() == 0
+    assert ledger.tags() == ["free", "held"]
+    assert statuses() == {}
 
 
 def test_a_burst_is_not_kept_by_what_it_may_not_run(start: Starter, ledger: Ledger) -> None:

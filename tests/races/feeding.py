@@ -91,9 +91,10 @@ class Child:
 
     def wake(self) -> None:
         """Say that there is work, as a supervisor does."""
-        self._order("w")
+        self.order("w")
 
-    def _order(self, order: str) -> None:
+    def order(self, order: str) -> None:
+        """Send an order, as a supervisor does."""
         try:
             os.write(self._pipes[1], order.encode())
             os.read(self._pipes[2], 4096)
@@ -102,11 +103,15 @@ class Child:
 
     def stop(self) -> None:
         """Finish what runs, give back the rest, and end."""
-        self._order("s")
+        self.order("s")
         self._thread.join()
         self.feeder.end()
         if self.feeder._connection is not None:
             self.feeder._connection.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipes."""
         for end in self._pipes:
             os.close(end)
 

@@ -205,6 +205,22 @@ def test_many_waiting_tasks_are_cancelled_and_others_are_left(
     assert error["finished_at"]
 
 
+def test_a_waiting_task_whose_id_has_finished_too_keeps_no_other_from_being_cancelled(
+    users: psycopg.Connection[Any],
+) -> None:
+    """As after a backup that was played back: an operator overwrites nothing."""
+    twice, free = rows.add(users), rows.add(users)
+    rows.insert(users, rows.DONE, id=twice, status="SUCCESSFUL", return_value="1")
+
+    assert operate.cancel_waiting("default", twice, error=REASON) is False
+    assert operate.cancel_many("default", [twice, free], error=REASON) == {free}
+
+    assert rows.row(users, free)["status"] == "CANCELLED"
+    live, finished = rows.live(users, twice), rows.finished(users, twice)
+    assert live is not None and live["status"] == "READY"
+    assert finished is not None and finished["return_value"] == 1
+
+
 def test_a_running_task_is_asked_to_end_and_goes_on(users: psycopg.Connection[Any]) -> None:
     mine = rows.add_running(users, rows.add_worker(users))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import psycopg
 import pytest
@@ -72,4 +73,28 @@ def test_an_operator_prunes_on_their_own_connection_in_batches() -> None:
             assert prune.prune("default", 0.0) == 1
             transaction.set_rollback(True)
         assert len(left(own)) == 1
+    django_connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_operators_next_batch_goes_on_where_the_last_one_ended() -> None:
+    ends = []
+
+    def note(*args: Any) -> prune.Pruned:
+        *_, floor = args
+        assert floor == (ends[-1] if ends else prune.BEGINNING)
+        found = once(*args)
+        ends.append(found.floor)
+        return found
+
+    once = prune._prune_once
+    with (
+        db.worker_connection("default", name="test") as own,
+        mock.patch.object(prune, "MOST", 2),
+        mock.patch.object(prune, "_prune_once", note),
+    ):
+        for days in range(5):
+            finished(own, 20 + days)
+        assert prune.prune("default", 7 * DAY) == 5
+    assert len(set(ends)) == 3
     django_connection.close()

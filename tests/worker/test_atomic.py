@@ -12,9 +12,10 @@ from unittest import mock
 import psycopg
 import pytest
 from django.contrib.auth.models import Group
+from django.db import DatabaseError, transaction
 from django.db import connection as django_connection
-from django.db import transaction
 
+from django_taskq import db
 from django_taskq.db import Connection
 from django_taskq.models import FinishedTask, LiveTask
 from django_taskq.outcomes import (
@@ -29,6 +30,7 @@ from django_taskq.outcomes import (
 )
 from django_taskq.tasks_api import task_finished
 from django_taskq.transitions import atomic as statements
+from django_taskq.transitions import operate
 from django_taskq.worker import atomic, store
 from django_taskq.worker.executor import Executor
 from tests.support import rows
@@ -78,9 +80,11 @@ def ran(connection: Connection, worker_id: str) -> Iterator[Ran]:
 
 
 @pytest.fixture
-def above_read_committed(transactional_db: None) -> Iterator[None]:
-    """Have the tasks' transactions run as SERIALIZABLE."""
-    level = {"isolation_level": psycopg.IsolationLevel.SERIALIZABLE}
+def above_read_committed(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[None]:
+    """Have the tasks' transactions run as SERIALIZABLE, or as a parameter says."""
+    level = {
+        "isolation_level": getattr(request, "param", psycopg.IsolationLevel.SERIALIZABLE),
+    }
     django_connection.close()
     with mock.patch.dict(django_connection.settings_dict["OPTIONS"], level):
         yield
@@ -311,6 +315,66 @@ def test_a_task_that_was_asked_to_end_is_not_run_again_after_a_conflict(ran: Ran
     assert isinstance(outcome, Cancelled)
     assert samples.STARTS == ["x"]
     assert not Group.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "above_read_committed",
+    [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE],
+    ids=["repeatable read", "serializable"],
+    indirect=True,
+)
+@pytest.mark.usefixtures("above_read_committed")
+def test_a_request_to_end_above_read_committed_cancels_a_task_and_is_no_failure(ran: Ran) -> None:
+    """It writes to the task's row after the snapshot: the completion cannot succeed."""
+    mine = ran.add(samples.write)
+    samples.MEANWHILE.append(
+        lambda: ran.connection.execute(operate.REQUEST_CANCEL, {"id": mine.id})
+    )
+
+    outcome = ran.run(samples.write, "x", mine=mine)
+
+    assert isinstance(outcome, Cancelled)
+    assert samples.STARTS == ["x"]
+    assert not Group.objects.exists()
+    assert store.store(ran.connection, [outcome], ran.worker_id) == 1
+    assert ran.row["status"] == "CANCELLED"
+    assert not LiveTask.objects.exists()
+
+
+@pytest.mark.usefixtures("above_read_committed")
+def test_a_task_that_the_server_refuses_at_its_commit_runs_again(
+    ran: Ran,
+) -> None:
+    """Each of two has read what the other writes. Who commits last cannot, and hears of it then."""
+    refused: list[str | None] = []
+
+    def cross(somebody: Connection) -> None:
+        somebody.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        somebody.execute("SELECT count(*) FROM auth_group")
+        somebody.execute("INSERT INTO auth_group (name) VALUES ('somebody')")
+
+        def commit() -> None:
+            del django_connection._commit
+            somebody.execute("COMMIT")
+            try:
+                django_connection._commit()
+            except DatabaseError as error:
+                assert isinstance(error.__cause__, psycopg.Error)
+                refused.append(error.__cause__.sqlstate)
+                raise
+
+        django_connection._commit = commit
+
+    with db.worker_connection("default", name="test somebody") as somebody:
+        samples.MEANWHILE.append(lambda: cross(somebody))
+        outcome = ran.run(samples.write, "x")
+
+    assert refused == ["40001"]
+    assert isinstance(outcome, Committed)
+    assert samples.STARTS == ["x", "x"]
+    assert sorted(group.name for group in Group.objects.all()) == ["somebody", "x"]
+    assert (ran.row["status"], ran.row["attempts"]) == ("SUCCESSFUL", 1)
+    assert LiveTask.objects.count() == 1  # what it has enqueued, once
 
 
 def test_a_request_to_end_does_not_keep_a_task_from_committing(ran: Ran) -> None:

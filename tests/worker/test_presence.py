@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from unittest import mock
 
+import psycopg
 import pytest
 
-from django_taskq import clocks, registry
+from django_taskq import clocks, db, registry
 from django_taskq.db import Connection
 from django_taskq.transitions import presence as rows
 from django_taskq.transitions.presence import Beat, Seen
@@ -221,6 +222,37 @@ def test_a_counter_that_moves_at_the_last_moment_saves_its_process(
         mine.beat(connection, [])
 
     assert late in listed(connection)
+
+
+def test_a_beat_and_what_it_reads_are_one_statement(
+    connection: Connection, clock: mock.Mock, mine: Presence
+) -> None:
+    """Else one of them could come through alone, or much later than the other."""
+    silent = tables.add_worker(connection)
+
+    with mock.patch.object(connection, "execute", wraps=connection.execute) as sent:
+        beat = rows.beat(connection, [mine.id])
+
+    assert sent.call_count == 1
+    assert (beat.known, [row.id for row in beat.others]) == ({mine.id}, [silent])
+
+
+def test_whoever_cannot_beat_judges_nobody(
+    connection: Connection, clock: mock.Mock, mine: Presence
+) -> None:
+    """Somebody holds our row. What is read meanwhile says nothing of whom we would see."""
+    silent = tables.add_worker(connection)
+    watch(mine, connection, clock, 25)
+    connection.execute("SET lock_timeout = '20ms'")
+    with db.worker_connection("default", name="test other") as other, other.transaction():
+        other.execute("SELECT FROM django_taskq_worker WHERE id = %s FOR UPDATE", [mine.id])
+        for _ in range(3):
+            clock.return_value += clocks.BEAT
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                mine.beat(connection, [])
+
+    mine.beat(connection, [])
+    assert silent in listed(connection)
 
 
 def test_lost_tasks_are_looked_for_often_after_somebody_has_gone_and_else_now_and_then(

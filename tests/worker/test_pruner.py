@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import pairwise
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from django_taskq import db
 from django_taskq.db import Connection
-from django_taskq.transitions.prune import MOST, prune_batch
+from django_taskq.transitions.prune import BEGINNING, prune_batch
+from django_taskq.worker import pruner as pruner_module
 from django_taskq.worker.pruner import Pruner
 
 
@@ -45,12 +49,49 @@ def test_a_batch_is_small_and_the_next_one_follows_after_a_rest(
             # As long as it has worked, it rests.
             assert pruner.next_at >= began + took
             assert pruner.next_at - time.monotonic() < 5
-    assert min(batches) > 0 and max(batches) <= MOST
+    assert min(batches) > 0 and max(batches) <= 1000
     pruner.prune(connection)
     assert pruner.next_at - time.monotonic() > 30, "an idle worker looks once a minute"
     assert [r.getMessage() for r in caplog.records if "Deleted" in r.getMessage()] == [
         "Deleted 5000 finished task(s) past their retention."
     ]
+
+
+def test_on_a_fast_machine_too_a_transaction_deletes_no_more_than_a_thousand(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruner_module, "_ENOUGH", 60.0)
+    fill(connection, 4000)
+    pruner = Pruner(7 * 24 * 3600.0)
+    seen = [4000]
+    with db.worker_connection("default", name="other") as other:
+        while seen[-1]:
+            pruner.prune(connection)
+            seen.append(left(other))  # so it is committed
+
+    batches = [before - after for before, after in pairwise(seen)]
+    assert batches == [10, 100, 200, 400, 800, 1000, 1000, 490]
+
+
+def test_a_sweep_goes_on_where_its_last_batch_ended(connection: Connection) -> None:
+    """It would read what it has deleted again and again, as long as a snapshot is held."""
+    fill(connection, 400)
+    pruner = Pruner(7 * 24 * 3600.0)
+    floors, ends = [], []
+
+    def noted(*args: Any, floor: Any, **options: Any) -> Any:
+        found = prune_batch(*args, floor=floor, **options)
+        floors.append(floor)
+        ends.append(found.floor)
+        return found
+
+    with mock.patch.object(pruner_module, "prune_batch", noted):
+        while left(connection):
+            pruner.prune(connection)
+
+    assert len(floors) > 2
+    assert floors == [BEGINNING, *ends[:-1]]
+    assert len(set(ends)) == len(ends)
 
 
 def test_a_batch_that_takes_too_long_is_undone_and_made_smaller(connection: Connection) -> None:
