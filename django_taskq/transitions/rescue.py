@@ -13,6 +13,9 @@ from django_taskq.transitions.finish import OVER_ANOTHER
 # it knows that nobody claims for this worker meanwhile: it is the worker itself, or it is dead.
 # The caller says what is kept; everything else that this worker holds goes back, its attempt
 # returned, and first in line again (run_after stays).
+# Kept by id and not by claim: of one claim some may be kept and others not. A task that was taken
+# from a child and came to it again by a claim whose answer was lost is kept too, while its id is in
+# hand under the earlier claim. That ends with what runs before it, and the child looks again.
 GIVE_BACK = """
 /* django_taskq:give_back */
 WITH mine AS MATERIALIZED (
