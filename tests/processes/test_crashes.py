@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +141,35 @@ def test_a_suspect_runs_alone(start: Starter, ledger: Ledger, gate: Gate) -> Non
     for result in [suspect, *others]:
         result.wait(timeout=20)
     assert ledger.tags()[0] == "suspect"
+
+
+def test_a_suspect_waits_neither_for_a_backlog_nor_for_a_task_of_hours(
+    start: Starter, ledger: Ledger, gate: Gate, tmp_path: Path
+) -> None:
+    worker = start(children=2)
+    second_gate = Gate(tmp_path / "second-gate")
+    tasks.note.enqueue(ledger.path, "first-long", gate=gate.path)
+    tasks.note.enqueue(ledger.path, "second-long", gate=second_gate.path)
+    pids = [ledger.start_of(f"{which}-long").pid for which in ("first", "second")]
+    assert set(pids) == set(worker.children())
+    backlog = Ledger(tmp_path / "backlog")
+    tasks.note.enqueue_many([(backlog.path, f"n{i}", 0.005) for i in range(6000)])
+
+    def run_one(tag: str, pid: int) -> None:
+        with transaction.atomic():
+            suspect = tasks.note.enqueue(ledger.path, tag)
+            LiveTask.objects.filter(pk=suspect.id).update(crashes=2)
+        wait_until(lambda: tag in ledger.tags(), 6, "the suspect starts")
+        assert ledger.start_of(tag).pid == pid
+
+    # One child has the backlog to itself, then the other: whichever is asked first.
+    gate.open()
+    run_one("first-suspect", pids[0])
+    tasks.note.using(priority=1).enqueue(ledger.path, "third-long", gate=gate.path + "-never")
+    assert ledger.start_of("third-long").pid == pids[0]
+    second_gate.open()
+    run_one("second-suspect", pids[1])
+    assert statuses()["READY"] > 100, "no backlog was left"
 
 
 def test_nothing_outlives_a_killed_worker(start: Starter, ledger: Ledger, gate: Gate) -> None:

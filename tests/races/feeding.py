@@ -91,9 +91,10 @@ class Child:
 
     def wake(self) -> None:
         """Say that there is work, as a supervisor does."""
-        self._order("w")
+        self.tell("w")
 
-    def _order(self, order: str) -> None:
+    def tell(self, order: str) -> None:
+        """Give an order, as a supervisor does."""
         try:
             os.write(self._pipes[1], order.encode())
             os.read(self._pipes[2], 4096)
@@ -102,7 +103,7 @@ class Child:
 
     def stop(self) -> None:
         """Finish what runs, give back the rest, and end."""
-        self._order("s")
+        self.tell("s")
         self._thread.join()
         self.feeder.end()
         if self.feeder._connection is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from unittest import mock
 
 import pytest
@@ -25,6 +27,40 @@ def keep_busy(running: Child, monkeypatch: pytest.MonkeyPatch) -> None:
         collect()
 
     monkeypatch.setattr(hand, "collect", collect_some)
+
+
+def test_a_suspect_is_run_while_others_wait(
+    one: Connection, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with child(worker_id, queues=("*",)) as running:
+        keep_busy(running, monkeypatch)
+        with one.transaction():
+            suspect = rows.add(one, task="complete", crashes=2)
+            ids = [rows.add(one, task="complete") for _ in range(200)]
+        running.wake()
+        until(lambda: len(running.starts) > 10, "it is busy")
+        running.tell("x")  # as the supervisor does once a second
+        until(lambda: all(id in running.starts for id in ids), "the backlog is done")
+    assert list(running.starts).index(suspect) < len(ids)
+
+
+def test_a_suspect_is_not_claimed_while_anything_else_is_in_hand(
+    one: Connection, worker_id: str
+) -> None:
+    may_end = threading.Event()
+    with child(worker_id) as running:
+        running.before_report = lambda row: may_end.wait(60)
+        before = rows.add(one, task="progress")
+        running.wake()
+        until(lambda: before in running.starts, "the other runs")
+        suspect = rows.add(one, task="complete", crashes=2)
+        running.tell("x")
+        until(lambda: running.feeder.claims._suspect_waits, "it is told")
+        told = time.monotonic()
+        until(lambda: running.record.silent_for(told) < 0, "the feeder has gone on")
+        assert rows.statuses(one, [suspect]) == ["READY"]
+        may_end.set()
+        until(lambda: rows.statuses_now(one, [suspect]) == ["SUCCESSFUL"], "it has run")
 
 
 def test_what_a_lost_claim_has_left_behind_comes_back_while_others_wait(
