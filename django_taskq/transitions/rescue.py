@@ -28,6 +28,9 @@ from django_taskq.transitions.finish import OVER_ANOTHER
 # it knows that nobody claims for this worker meanwhile: it is the worker itself, or it is dead.
 # The caller says what is kept; everything else that this worker holds goes back, its attempt
 # returned, and first in line again (run_after stays).
+# Kept by id and not by claim: of one claim some may be kept and others not. A task that was taken
+# from a child and came to it again by a claim whose answer was lost is kept too, while its id is in
+# hand under the earlier claim. That ends with what runs before it, and the child looks again.
 GIVE_BACK = """
 /* django_taskq:give_back */
 WITH mine AS MATERIALIZED (
@@ -81,6 +84,30 @@ def give_back_unstarted(
         "kept": array(list(kept)),
     }
     return connection.execute(GIVE_BACK_UNSTARTED, parameters).rowcount
+
+
+# Until here `started_at` is the time of the claim. The process that was to tell the database when
+# the function began, with the outcome, is dead; its supervisor knows.
+NOTE_START = """
+/* django_taskq:note_start */
+UPDATE django_taskq_livetask AS t
+SET started_at = statement_timestamp() - m.ago * interval '1 second'
+FROM unnest(%(ids)s::uuid[], %(ago)s::float8[]) AS m (id, ago)
+WHERE t.id = m.id AND t.worker_id = %(worker)s::uuid
+"""
+
+
+def note_start(connection: Connection, worker_id: str, starts: Sequence[tuple[str, float]]) -> int:
+    """Note when tasks began that ran when their process died: (id, reading of our clock) each."""
+    if not starts:
+        return 0
+    now = time.monotonic()
+    parameters = {
+        "worker": worker_id,
+        "ids": array([id for id, _ in starts]),
+        "ago": array([f"{now - began:.6f}" for _, began in starts]),
+    }
+    return connection.execute(NOTE_START, parameters).rowcount
 
 
 # Their process died while they ran, for the third time.

@@ -144,6 +144,8 @@ class Aftermath:
     def _settle_death(self, connection: Connection, death: Death) -> None:
         held = death.held
         rescue.give_back(connection, death.worker_id, kept=held.started)
+        starts = list(zip(held.running, held.since, strict=True))
+        rescue.note_start(connection, death.worker_id, starts)
         # An overdue task may have ended at the last moment, and another one started.
         for task_id in held.running:
             if task_id in death.overdue:

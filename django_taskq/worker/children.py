@@ -90,7 +90,7 @@ class Children:
         # Without preloading: no child has ever come up, and one has said that it cannot.
         self.cannot_load = False
         self._has_come_up = False
-        self._turn = 0
+        self._turn = self._next_busy = 0
 
     # --- the nursery -----------------------------------------------------------------------------
 
@@ -335,9 +335,11 @@ class Children:
         return False
 
     def wake_any(self, order: str) -> None:
-        """Tell an idle child, or else the first of all."""
+        """Tell an idle child, or else each in turn: any of them may be in a task of hours."""
         if not self.wake_one(order):
-            for slot in list(self.living())[:1]:
+            self._next_busy = (self._next_busy + 1) % len(self.slots)
+            slot = self.slots[self._next_busy]
+            if slot.pid:
                 _order(slot, order)
 
     def ask_to_end(self, tasks: dict[str, set[str]]) -> None:

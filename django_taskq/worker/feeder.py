@@ -160,6 +160,8 @@ class Feeder(threading.Thread):
             return True
         if now >= self.hand.retry_at:
             self.hand.store_free(self._connect(), self.progress)
+        elif self.hand.give_back.is_overdue(now):
+            self.hand.give_back.sweep(self._connect(), now)
         elif self.hand.unsent or wanted or self.progress.is_due(now):
             self._round_trip(wanted, now)
         elif self.claims.suspect_is_due and not self._is_leaving:

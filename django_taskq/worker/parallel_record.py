@@ -92,18 +92,25 @@ class ParallelRecord(Record):
         """Read what the child holds; without the lock, for a child that has been reaped."""
         started, unstarted = self._in_ring()
         now = time.monotonic()
-        running, overdue = [], []
+        running, overdue, started_at = [], [], []
         for place, (since, end) in enumerate(self._limits()):
             if since:
                 at = PLACES_AT + place * PLACE_SIZE + PLACE_ID
                 id = bytes(self._bytes[at : at + ID_LENGTH]).decode()
                 running.append(id)
+                started_at.append(since)
                 if end and now >= end:
                     overdue.append(id)
         seen = set(started)
         started += [id for id in running if id not in seen]
-        claims = self._claims(len(unstarted))
-        return Holdings(started, unstarted, tuple(running), tuple(overdue), claims)
+        return Holdings(
+            started,
+            unstarted,
+            tuple(running),
+            overdue=tuple(overdue),
+            since=tuple(started_at),
+            claims=self._claims(len(unstarted)),
+        )
 
     def _limits(self) -> Iterator[tuple[float, float]]:
         table = self._table

@@ -57,6 +57,8 @@ class Holdings:
     running: tuple[str, ...]
     # Those of them whose hard time limit is over.
     overdue: tuple[str, ...] = ()
+    # Since when each of those that run does, by the machine's monotonic clock.
+    since: tuple[float, ...] = field(default=(), compare=False)
     # The tokens of the claims that brought what has not started, and of one under way.
     claims: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -230,9 +232,16 @@ class Record:
     def holdings(self) -> Holdings:
         """Read what the child holds; without the lock, for a child that has been reaped."""
         started, unstarted = self._in_ring()
-        running = (started[-1],) if started and self._moments[RUNNING_SINCE] else ()
-        overdue = running if self.is_overdue else ()
-        return Holdings(started, unstarted, running, overdue, self._claims(len(unstarted)))
+        since = self._moments[RUNNING_SINCE]
+        running = (started[-1],) if started and since else ()
+        return Holdings(
+            started,
+            unstarted,
+            running,
+            overdue=running if self.is_overdue else (),
+            since=(since,) if running else (),
+            claims=self._claims(len(unstarted)),
+        )
 
     @property
     def is_overdue(self) -> bool:

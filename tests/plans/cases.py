@@ -363,8 +363,14 @@ def _cases() -> list[Case]:
         once = rescue.Once(["shop.tasks.send", "shop.pay"], [mine[0]], ERROR, ERROR)
         return rescue.rescue(connection, id_of("e", 1), running=[mine[0]], error=ERROR, once=once)
 
+    add(
+        "rescue.NOTE_START",
+        lambda c: rescue.note_start(c, id_of("e", 1), [(mine[0], 0.0)]),
+        LIVE_KEY,
+        instead=WORKER,  # what a worker holds are few rows too
+    )
     add("rescue.CONDEMN_ONCE", ended, WORKER)
-    # What a worker holds are few rows too.
+    # Here as well.
     add("rescue.CONDEMN", rescued, LIVE_KEY, instead=WORKER)
     add("rescue.RESCUE", rescued, WORKER, LIVE_KEY)
     add("rescue.FIND_ORPHANED", rescue.find_orphaned, WORKER_ALL, WORKER)

@@ -46,6 +46,21 @@ def statuses() -> Counter[str]:
     return Counter(LiveTask.objects.values_list("status", flat=True))
 
 
+def stay_free(seconds: float) -> bool:
+    """Say whether the READY tasks are left alone for a while: not claimed and put back either."""
+
+    def versions() -> list[tuple[Any, ...]]:
+        # Whoever changes a row makes a new version of it.
+        return sql("SELECT id, xmin::text FROM django_taskq_livetask WHERE status = 'READY'")
+
+    before, deadline = set(versions()), time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if set(versions()) != before:
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def warm_up(ledger: Ledger, children: int) -> None:
     """Let each child learn that tasks are short: from then on they claim many at once."""
     warm = Ledger(Path(ledger.path + ".warm"))

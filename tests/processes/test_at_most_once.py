@@ -13,7 +13,7 @@ from django_taskq.models import LiveTask
 from django_taskq.statuses import TaskStatus
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, sql, statuses, wait_until, warm_up
+from tests.processes.support import Gate, Ledger, sql, statuses, stay_free, wait_until, warm_up
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +88,7 @@ def test_no_more_of_them_are_held_than_can_run(
     results = tasks.note_once.enqueue_many([(ledger.path, f"n{i}", gate.path) for i in range(30)])
     wait_until(lambda: len(ledger.tags()) == size)
     wait_until(lambda: statuses() == {"RUNNING": size, "READY": 30 - size}, 0.9)
+    assert stay_free(2.0), "they are claimed again and again"
     held = LiveTask.objects.filter(status="READY")
     assert set(held.values_list("attempts", "crashes")) == {(0, 0)}
     gate.open()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import transaction
 
-from django_taskq import TaskCrashed
+from django_taskq import TaskCrashed, TaskFailed, TaskResult
 from django_taskq.models import FinishedTask, LiveTask, Worker
 from tests.processes import tasks
 from tests.processes.conftest import Starter
@@ -25,6 +29,33 @@ def test_a_task_whose_process_is_killed_runs_again(start: Starter, ledger: Ledge
     assert FinishedTask.objects.get(pk=result.id).crashes == 1
     worker.wait_until_ready(2)  # the capacity is restored
     assert "was killed by SIGKILL" in worker.output
+
+
+@pytest.mark.parametrize("how", ["hard-limit", "crash"])
+def test_the_attempt_of_a_task_that_was_killed_has_begun_with_its_function(
+    start: Starter, ledger: Ledger, how: str
+) -> None:
+    start(children=1)
+    warm_up(ledger, 1)
+    with transaction.atomic():
+        tasks.note.enqueue(ledger.path, "before", 0.8)
+        killed: TaskResult[Any] = (
+            tasks.run_past_the_hard_limit.enqueue(ledger.path)
+            if how == "hard-limit"
+            else tasks.die.enqueue(ledger.path, times=1)
+        )
+    ledger.start_of("before")
+    wait_until(lambda: statuses()["RUNNING"] == 2, 0.7, "one waits behind the other")
+    with suppress(TaskFailed):
+        killed.wait(timeout=20)
+    ((clock,),) = sql("SELECT extract(epoch FROM clock_timestamp())::float8")
+    since_boot = clock - time.monotonic()
+    (began, *_) = (s.at + since_boot for s in ledger.starts() if s.tag != "before")
+    # Not when it was claimed, 0.8 s earlier.
+    assert killed.errors[0].started_at.timestamp() == pytest.approx(began, abs=0.4)
+    if how == "hard-limit":
+        assert killed.started_at is not None
+        assert killed.started_at.timestamp() == pytest.approx(began, abs=0.4)
 
 
 def test_tasks_that_a_killed_process_had_not_started_are_free_within_a_second(
@@ -110,6 +141,35 @@ def test_a_suspect_runs_alone(start: Starter, ledger: Ledger, gate: Gate) -> Non
     for result in [suspect, *others]:
         result.wait(timeout=20)
     assert ledger.tags()[0] == "suspect"
+
+
+def test_a_suspect_waits_neither_for_a_backlog_nor_for_a_task_of_hours(
+    start: Starter, ledger: Ledger, gate: Gate, tmp_path: Path
+) -> None:
+    worker = start(children=2)
+    second_gate = Gate(tmp_path / "second-gate")
+    tasks.note.enqueue(ledger.path, "first-long", gate=gate.path)
+    tasks.note.enqueue(ledger.path, "second-long", gate=second_gate.path)
+    pids = [ledger.start_of(f"{which}-long").pid for which in ("first", "second")]
+    assert set(pids) == set(worker.children())
+    backlog = Ledger(tmp_path / "backlog")
+    tasks.note.enqueue_many([(backlog.path, f"n{i}", 0.005) for i in range(6000)])
+
+    def run_one(tag: str, pid: int) -> None:
+        with transaction.atomic():
+            suspect = tasks.note.enqueue(ledger.path, tag)
+            LiveTask.objects.filter(pk=suspect.id).update(crashes=2)
+        wait_until(lambda: tag in ledger.tags(), 6, "the suspect starts")
+        assert ledger.start_of(tag).pid == pid
+
+    # One child has the backlog to itself, then the other: whichever is asked first.
+    gate.open()
+    run_one("first-suspect", pids[0])
+    tasks.note.using(priority=1).enqueue(ledger.path, "third-long", gate=gate.path + "-never")
+    assert ledger.start_of("third-long").pid == pids[0]
+    second_gate.open()
+    run_one("second-suspect", pids[1])
+    assert statuses()["READY"] > 100, "no backlog was left"
 
 
 def test_nothing_outlives_a_killed_worker(start: Starter, ledger: Ledger, gate: Gate) -> None:

@@ -13,7 +13,7 @@ from django.db import transaction
 from django_taskq.models import Worker
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Ledger, wait_until
+from tests.processes.support import Gate, Ledger, sql, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -65,3 +65,24 @@ def test_a_task_due_soon_starts_when_it_is_due(start: Starter, ledger: Ledger) -
     for result in results:
         result.wait(timeout=20)
         assert 0 <= (result.started_at - result.run_after).total_seconds() < 1.5
+
+
+LOOKED_FOR_WORK = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND state = 'idle' AND query ~ 'django_taskq:find_lanes'
+"""
+
+
+@pytest.mark.parametrize("queues", [(), ("-Q", "*")], ids=["all-queues", "named-queues"])
+def test_a_process_that_finds_more_than_it_can_take_wakes_the_next(
+    start: Starter, ledger: Ledger, gate: Gate, queues: tuple[str, ...]
+) -> None:
+    size = 5
+    start(*queues, children=size, settings="tests.processes.unhurried_settings")
+    wait_until(lambda: sql(LOOKED_FOR_WORK) == [(size,)], what="each has looked and found none")
+    # One commit, one hint; and the supervisor looks once behind it.
+    results = tasks.note.enqueue_many([(ledger.path, f"n{i}", 0.0, gate.path) for i in range(size)])
+    wait_until(lambda: len(ledger.tags()) == size, 10, "each process has one")
+    gate.open()
+    for result in results:
+        result.wait(timeout=20)

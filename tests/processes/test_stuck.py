@@ -13,7 +13,7 @@ from django.db import transaction
 from django_taskq.models import FinishedTask
 from tests.processes import tasks
 from tests.processes.conftest import Starter
-from tests.processes.support import Gate, Ledger, statuses, wait_until, warm_up
+from tests.processes.support import Gate, Ledger, statuses, stay_free, wait_until, warm_up
 
 pytestmark = pytest.mark.slow
 
@@ -63,14 +63,19 @@ def test_a_long_task_claims_nothing_to_wait_behind_it(
 ) -> None:
     start(children=1)
     warm_up(ledger, 1)
-    long = tasks.note.enqueue(ledger.path, "long", gate=gate.path)
-    ledger.start_of("long")
-    waiting = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(20)])
-    wait_until(lambda: statuses() == {"RUNNING": 1, "READY": 20}, 5, "they are free for others")
+    with transaction.atomic():
+        long = tasks.note.enqueue(ledger.path, "long", gate=gate.path)
+        # More than it claims at once: it knows that there are others.
+        waiting = tasks.note.enqueue_many([(ledger.path, f"n{i}") for i in range(1000)])
+    began = ledger.start_of("long").at
+    wait_until(lambda: statuses()["RUNNING"] > 1, 0.9, "some are claimed behind it at first")
+    wait_until(lambda: time.monotonic() > began + 2.0)
+    assert statuses() == {"RUNNING": 1, "READY": 1000}
+    assert stay_free(2.0), "they are claimed again and again"
     gate.open()
     for result in [long, *waiting]:
         result.wait(timeout=20)
-    assert len(ledger.starts()) == 21
+    assert len(ledger.starts()) == 1001
 
 
 def test_tasks_given_back_are_not_late_when_nobody_else_is_idle(

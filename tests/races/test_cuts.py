@@ -171,7 +171,12 @@ def settle(one: Connection) -> Any:
         rows.add_running(one, worker_id, crashes=crashes).id for crashes in (0, 0, 0, 2)
     )
     deaths = Aftermath(WorkerOptions(database="default"))
-    held = Holdings(started=[done, ran, condemned], unstarted=[unstarted], running=(ran, condemned))
+    held = Holdings(
+        started=[done, ran, condemned],
+        unstarted=[unstarted],
+        running=(ran, condemned),
+        since=(time.monotonic(),) * 2,
+    )
     deaths.add(Death(worker_id=worker_id, slot=0, pid=1, status=-9, held=held, killed_for=""))
 
     def look() -> None:
@@ -298,7 +303,7 @@ def tick(one: Connection) -> Any:
 
 
 DUTIES = {
-    "settle": Duty(settle, ("give_back", "condemn", "rescue", "leave")),
+    "settle": Duty(settle, ("give_back", "note_start", "condemn", "rescue", "leave")),
     "sweep": Duty(sweep, ("condemn_orphans", "rescue_orphans")),
     "arrive": Duty(arrive, ("arrive",)),
     "beat": Duty(beat, ("beat",)),

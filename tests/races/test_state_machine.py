@@ -284,6 +284,7 @@ class Protocol(RuleBasedStateMachine):
             started=list({*started, *running}),
             unstarted=[id for id in held if id not in started],
             running=tuple(running),
+            since=(time.monotonic(),) * len(running),
         )
         deaths = Aftermath(WorkerOptions(database="default"))
         deaths.add(Death(worker_id=dead, slot=0, pid=1, status=-9, held=holdings, killed_for=""))

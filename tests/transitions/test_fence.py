@@ -73,6 +73,7 @@ LATE: dict[str, Late] = {
     "rescue.GIVE_BACK_UNSTARTED": lambda c, m, w: rescue.give_back_unstarted(
         c, w, claims=[m.claim], kept=[]
     ),
+    "rescue.NOTE_START": lambda c, m, w: rescue.note_start(c, w, [(m.id, NOW)]),
     "rescue.CONDEMN_ONCE": rescued,
     "rescue.CONDEMN": lambda c, m, w: rescue.rescue(c, w, running=[m.id], error=ERROR),
     "rescue.RESCUE": lambda c, m, w: rescue.rescue(c, w, running=[m.id], error=ERROR),
@@ -82,7 +83,7 @@ LATE: dict[str, Late] = {
 
 # These name the process that is dead instead of the claim. Its id is never used again, so a task
 # that somebody else has claimed since names another one.
-BY_WORKER = {"rescue.CONDEMN", "rescue.CONDEMN_ONCE"}
+BY_WORKER = {"rescue.NOTE_START", "rescue.CONDEMN", "rescue.CONDEMN_ONCE"}
 
 LANE = [Lane("default", 0)]
 

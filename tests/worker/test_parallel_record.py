@@ -42,6 +42,7 @@ def test_each_place_says_what_runs_in_it(record: ParallelRecord) -> None:
     assert record.running_for(now) == pytest.approx(3)
     assert record.deadline == now + 9
     assert record.holdings() == Holdings(ids[:2], ids[2:], (ids[1], ids[0]))
+    assert record.holdings().since == (now - 1, now - 3)
     record.end_in(2)
     assert record.running == 1
     assert record.holdings() == Holdings(ids[:2], ids[2:], (ids[1],))

@@ -127,6 +127,7 @@ def test_between_two_tasks_nothing_runs(record: Record) -> None:
     record.end()
 
     assert record.holdings() == Holdings(ids[:1], ids[1:], ())
+    assert record.holdings().since == ()
     assert record.running_for(time.monotonic()) == 0.0
     assert record.deadline == 0.0
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from unittest import mock
 from uuid import uuid4
@@ -53,8 +55,33 @@ class Unheard:
 def death_of(worker_id: str, *running: Running) -> Death:
     """Return the death of a child that ran these tasks."""
     ids = [mine.id for mine in running]
-    held = Holdings(started=ids, unstarted=[], running=tuple(ids))
+    since = (time.monotonic(),) * len(ids)
+    held = Holdings(started=ids, unstarted=[], running=tuple(ids), since=since)
     return Death(worker_id=worker_id, slot=0, pid=1, status=-9, held=held, killed_for="")
+
+
+@pytest.mark.parametrize(
+    "crashes, status", [(1, "READY"), (2, "FAILED")], ids=["rescued", "condemned"]
+)
+def test_of_a_task_that_died_with_its_process_it_is_known_when_it_began(
+    connection: Connection, worker_id: str, crashes: int, status: str
+) -> None:
+    mine = rows.add_running(connection, worker_id, crashes=crashes, started_at=rows.ago(100))
+    deaths = Aftermath(WorkerOptions(database="default"))
+    death = death_of(worker_id, mine)
+    began = time.monotonic() - 3
+    deaths.add(replace(death, held=replace(death.held, since=(began,))))
+
+    deaths.settle(connection)
+
+    row = rows.row(connection, mine.id)
+    (error,) = row["errors"]
+    times = [error["started_at"], error["finished_at"]]
+    if status == "FAILED":
+        assert [row["started_at"], row["finished_at"]] == times
+    started, finished = map(datetime.fromisoformat, times)
+    assert row["status"] == status
+    assert 3 <= (finished - started).total_seconds() < 60, "not since the claim"
 
 
 def test_a_child_whose_arrival_was_not_answered_has_one_row(connection: Connection) -> None:
