@@ -34,7 +34,7 @@ gone AS (
 INSERT INTO django_taskq_finishedtask ({KEPT}, status, finished_at)
 SELECT {_KEPT_WITH_ERROR}, 'EXPIRED', statement_timestamp()
 FROM gone
-{OVER_ANOTHER.strip()}
+{OVER_ANOTHER}
 """
 
 

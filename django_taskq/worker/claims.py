@@ -17,6 +17,7 @@ from django_taskq import db
 from django_taskq.task import at_most_once_names
 from django_taskq.transitions import claim
 from django_taskq.transitions.claim import Claimed, Lane
+from django_taskq.worker.draining import Draining
 from django_taskq.worker.hand import Hand
 from django_taskq.worker.lanes import Lanes, Look, QueueChoice
 from django_taskq.worker.orders import Orders
@@ -80,7 +81,8 @@ class Claims:
         # Names of tasks that are never started twice; the last claim has brought some of them.
         self._once = at_most_once_names()
         self._has_met_once = False
-        self._suspect_waits = False
+        # A suspect waits.
+        self.draining = Draining(places=pool.size)
         # The suspect that runs alone.
         self._alone: str | None = None
 
@@ -98,12 +100,14 @@ class Claims:
         """Return how many tasks to claim now."""
         if self._alone is not None and self._alone not in self.hand.rows:
             self._alone, self._look_at = None, 0.0
+        if self.hand.rows and self.draining.give_up_if_in_vain(now):
+            self._look_at = 0.0
         if self.budget.left == 0:
             self.lanes.current, self._look_at = [], None
             return 0
         if not self.lanes.current and not self._look_is_due(now):
             return 0
-        if self._suspect_waits or self._alone:
+        if self.draining.is_under_way or self._alone:
             return 0
         return self.prefetch.room(now, may_wait=not self._has_met_once)
 
@@ -114,6 +118,8 @@ class Claims:
 
     def next_at(self, now: float) -> float:
         """Return when to look for lanes; infinity: when somebody wakes us."""
+        if self.draining.is_under_way:
+            return self.draining.ends_at
         if self._look_at is None:
             return float("inf")
         # One that is due waits for room, and so for an outcome, which wakes us.
@@ -269,16 +275,16 @@ class Claims:
 
     def note_suspect(self) -> None:
         """Claim a suspect when nothing is in hand any more: one waits."""
-        self._suspect_waits = True
+        self.draining.begin(time.monotonic())
 
     @property
     def suspect_is_due(self) -> bool:
         """Say whether a suspect waits that can have this child for itself now."""
-        return self._suspect_waits and not self.hand.rows
+        return self.draining.is_under_way and not self.hand.rows
 
     def take_suspect(self, connection: db.Connection) -> None:
         """Claim one task that has crashed twice; nothing else is claimed until it has ended."""
-        self._suspect_waits = False
+        self.draining.end()
         self._look_at = 0.0
         queues = [q for q in claim.suspect_queues(connection) if self.lanes.choice.serves(q)]
         if not queues or not self.budget.take(1):

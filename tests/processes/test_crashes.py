@@ -172,6 +172,25 @@ def test_a_suspect_waits_neither_for_a_backlog_nor_for_a_task_of_hours(
     assert statuses()["READY"] > 100, "no backlog was left"
 
 
+def test_a_suspect_behind_a_task_of_hours_does_not_keep_the_other_places_of_a_process_empty(
+    start: Starter, ledger: Ledger, gate: Gate
+) -> None:
+    start(pool="threads", children=3)
+    tasks.note.enqueue(ledger.path, "long", gate=gate.path)
+    ledger.start_of("long")
+    with transaction.atomic():
+        suspect = tasks.note.enqueue(ledger.path, "suspect")
+        LiveTask.objects.filter(pk=suspect.id).update(crashes=2)
+    sql("SELECT pg_sleep(2)")  # it is asked every second
+    others = [tasks.note.enqueue(ledger.path, f"n{i}") for i in range(20)]
+    for other in others:
+        other.wait(timeout=20)
+    assert "suspect" not in ledger.tags()
+    gate.open()
+    suspect.wait(timeout=40)
+    assert ledger.tags()[-1] == "suspect"
+
+
 def test_nothing_outlives_a_killed_worker(start: Starter, ledger: Ledger, gate: Gate) -> None:
     worker = start(children=2)
     tasks.note.enqueue(ledger.path, "sleeps", seconds=30)

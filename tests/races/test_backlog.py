@@ -55,7 +55,7 @@ def test_a_suspect_is_not_claimed_while_anything_else_is_in_hand(
         until(lambda: before in running.starts, "the other runs")
         suspect = rows.add(one, task="complete", crashes=2)
         running.order("x")
-        until(lambda: running.feeder.claims._suspect_waits, "it is told")
+        until(lambda: running.feeder.claims.draining.is_under_way, "it is told")
         told = time.monotonic()
         until(lambda: running.record.silent_for(told) < 0, "the feeder has gone on")
         assert rows.statuses(one, [suspect]) == ["READY"]
