@@ -6,10 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.processes.conftest import Starter
-from tests.support.databases import empty_database, url_of
+from tests.support.databases import empty_database, migrate, url_of
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +98,37 @@ def test_missing_tables_name_the_command_that_makes_them(start: Starter, server_
         assert worker.wait() == 1
         assert "manage.py migrate" in worker.output
         assert "Traceback" not in worker.output
+
+
+def test_migrations_that_have_not_run_are_named_with_the_command(
+    start: Starter, server_url: str
+) -> None:
+    with empty_database(server_url) as name:
+        url = url_of(server_url, name)
+        migrate(url, "django_taskq", "0001")
+        worker = start(ready=False, environment={"DATABASE_URL": url})
+        assert worker.wait() == 1
+        assert "lacks migrations of django_taskq (0002_headers, " in worker.output
+        assert "run manage.py migrate." in worker.output
+        assert "Traceback" not in worker.output
+        migrate(url, "django_taskq")
+        assert start("--burst", ready=False, environment={"DATABASE_URL": url}).wait() == 0
+
+
+def test_a_database_that_is_ahead_of_the_code_stops_no_worker(
+    start: Starter, server_url: str
+) -> None:
+    with empty_database(server_url) as name:
+        url = url_of(server_url, name)
+        migrate(url, "django_taskq")
+        with psycopg.connect(url) as next_version:
+            next_version.execute(
+                "INSERT INTO django_migrations (app, name, applied) "
+                "VALUES ('django_taskq', '9999_next_version', now())"
+            )
+        worker = start("--burst", ready=False, environment={"DATABASE_URL": url})
+        assert worker.wait() == 0
+        assert "migrat" not in worker.output
 
 
 def test_another_engine_is_refused(start: Starter, tmp_path: Path) -> None:
