@@ -27,7 +27,7 @@ from django_taskq.models import LiveTask, Worker
 from django_taskq.results import AttemptError, TaskResult
 from django_taskq.statuses import TRANSITIONS
 from django_taskq.task import Task, TaskContext
-from django_taskq.task_options import TaskOptions
+from django_taskq.task_options import TaskOptions, UsingOptions
 from tests.docs.markdown import DOCS, ROOT, Step, name_of, pages, steps
 
 REFERENCE = DOCS / "reference"
@@ -106,11 +106,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 def test_every_option_of_the_decorator_and_of_using_is_described() -> None:
     options = {"takes_context", *TaskOptions.__annotations__}
-    using = {
-        name
-        for name, parameter in inspect.signature(Task.using).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    using = set(UsingOptions.__annotations__)
     assert options >= {"queue_name", "max_attempts"}
     assert options | using <= described("task.md")
     in_using = {
