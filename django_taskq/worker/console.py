@@ -35,11 +35,6 @@ from django_taskq.transitions.rescue import Overdue
 from django_taskq.worker.options import WorkerOptions
 
 
-def wants_color() -> bool:
-    """Say whether the terminal should be coloured; NO_COLOR is honoured."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
 def banner(options: WorkerOptions, facts: Mapping[str, object]) -> str:
     """Return what a worker says of itself when it starts."""
     queues = ", ".join(options.queues) or "all"

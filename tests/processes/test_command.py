@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from tests.processes import tasks
 from tests.processes.conftest import Starter
 from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
+from tests.support.databases import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +172,65 @@ def test_verbosity_says_how_much_is_told_of_each_task(
         )
         assert line.search(worker.output), worker.output
         assert re.search(r"✗ tests\.processes\.tasks\.fail .* ValueError$", worker.output, re.M)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ([], {}, False),
+        (["--force-color"], {}, True),
+        (["--force-color"], {"NO_COLOR": "1"}, True),
+    ],
+    ids=["a pipe", "--force-color", "the flag wins over NO_COLOR"],
+)
+def test_lines_in_a_pipe_are_coloured_only_by_force(
+    arguments: list[str], environment: dict[str, str], expected: bool, start: Starter
+) -> None:
+    tasks.add.enqueue(1, 2)
+    tasks.fail.enqueue("message")
+    options = ["--burst", "-Q", "default,nobody", *arguments]
+    worker = start(*options, ready=False, environment={"NO_COLOR": "", **environment})
+    assert worker.wait() == 0
+    is_colored = {
+        text: bool(re.search(rf"\x1b\[[\d;]*m{text}", worker.output))
+        for text in ("No registered task uses", "✓", "✗")
+    }
+    assert set(is_colored.values()) == {expected}, worker.output
+
+
+@pytest.mark.parametrize("wish", ["", "1"])
+def test_a_terminal_gets_colours_unless_no_color_says_otherwise(
+    wish: str, database: str, tmp_path: Path
+) -> None:
+    tasks.add.enqueue(1, 2)
+    terminal, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "django", "taskworker", "--burst", "-c", "1", "-X", "nobody"],
+        env={
+            **os.environ,
+            "DATABASE_URL": database,
+            "DJANGO_SETTINGS_MODULE": "tests.processes.settings",
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": wish,
+        },
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    text = b""
+    # A terminal whose other side is closed is an error on Linux, and an empty read elsewhere.
+    with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as screen:
+        while more := screen.read(4096):
+            text += more
+    assert process.wait(30) == 0
+    assert b"No registered task uses" in text and b"tests.processes.tasks.add" in text
+    assert (b"\x1b[" in text) is (not wish), text.decode()
+    if not wish:
+        lines = [line for line in text.splitlines() if b"\x1b[" in line]
+        assert any(b"No registered" in line for line in lines)
+        assert any(b"tasks.add" in line for line in lines)
 
 
 def test_the_banner_says_what_runs_where(start: Starter, database: str) -> None:

@@ -277,12 +277,3 @@ def test_colours_are_an_option(color: bool) -> None:
     record = logging.LogRecord("x", logging.ERROR, "", 0, "it broke", None, None)
 
     assert ("\x1b[" in console._ConsoleFormatter(color=color).format(record)) is color
-
-
-def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert console.wants_color()
-
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not console.wants_color()

@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from django_taskq import conf, registry
+from django_taskq.management.colors import ColorCommand
 from django_taskq.management.mistakes import explain_mistakes, usage
 from django_taskq.management.taskworker.flags import add_flags
 from django_taskq.management.taskworker.options import options_of
@@ -42,7 +43,7 @@ Examples
 """
 
 
-class Command(BaseCommand):
+class Command(ColorCommand):
     """Run tasks."""
 
     help = (
