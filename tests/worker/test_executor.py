@@ -474,6 +474,20 @@ def test_a_listener_that_raises_does_not_change_the_outcome(
     assert outcome.value == "1"
 
 
+def test_a_task_of_which_nobody_can_be_told_is_named_in_a_record_with_its_fields(
+    heard: list[tuple[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    row = claimed(samples.fail, "ValueError", run_after="10000-01-01")
+
+    Watched().run(row)
+
+    told = [vars(record) for record in caplog.records if "could not be told" in record.message]
+    assert ["starts" in record["message"] for record in told] == [True, False]
+    for record in told:
+        assert (record["task_id"], record["task_name"]) == (row.id, row.task)
+        assert record["worker_id"] == "worker-1"
+
+
 def test_when_nobody_listens_no_result_is_built(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
