@@ -250,7 +250,7 @@ def test_the_banner_says_what_runs_where(start: Starter, database: str) -> None:
     ), third
 
 
-def test_the_help_text_groups_the_options(database: str, tmp_path: Path) -> None:
+def test_the_help_text_puts_our_groups_before_djangos(database: str, tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "django", "taskworker", "--help"],
         env={
@@ -265,9 +265,20 @@ def test_the_help_text_groups_the_options(database: str, tmp_path: Path) -> None
         check=True,
     )
     text = answer.stdout
-    assert "Run tasks from the database until stopped." in text
-    headings = ("What to run:", "How to run:", "Examples", "Exit codes:")
-    assert all(heading in text for heading in headings), text
+    assert (
+        "Run tasks from the database until stopped. Start as many as you like, on as many machines "
+        "as you like. Stop with Ctrl+C or SIGTERM: running tasks get --shutdown-timeout seconds to "
+        "finish, then go back to the queue."
+    ) in " ".join(text.split())
+    headings = re.findall(r"^(?! )(.*?)(?=:|$)", text, re.MULTILINE)
+    order = ["What to run", "How to run", "options", "Exit codes", "Examples"]
+    assert [heading for heading in headings if heading in order] == order, text
+    assert text.rstrip().endswith(
+        "Examples\n"
+        "  manage.py taskworker\n"
+        "  manage.py taskworker -Q mail,default -c 8\n"
+        "  manage.py taskworker --burst -v 2"
+    )
     for flag in ("-Q", "-X", "--burst", "--max-tasks", "-c", "--shutdown-timeout"):
         assert re.search(rf"^  {flag}\b", text, re.MULTILINE), flag
     assert text.count("(default:") >= 6

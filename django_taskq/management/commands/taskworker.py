@@ -58,6 +58,9 @@ class Command(ColorCommand):
         kwargs.setdefault("formatter_class", _HelpFormatter)
         parser = super().create_parser(prog_name, subcommand, epilog=_EPILOG, **kwargs)
         explain_mistakes(parser, lambda: parser._option_string_actions)
+        # Django's own flags, those of every command, come behind ours.
+        parser._action_groups.remove(parser._optionals)
+        parser._action_groups.append(parser._optionals)
         return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
@@ -161,13 +164,10 @@ class Command(ColorCommand):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the lines of the epilog; put our options before Django's."""
+    """Keep the lines of the epilog; put our options before Django's in the usage, too."""
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
         super().add_usage(usage, _ours_first(actions), groups, prefix)
-
-    def add_arguments(self, actions: Any) -> None:
-        super().add_arguments(_ours_first(actions))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:
