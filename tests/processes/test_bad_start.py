@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.processes.conftest import Starter
-from tests.support.databases import empty_database, migrate, url_of
+from tests.support.databases import ROOT, empty_database, migrate, url_of
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +77,33 @@ def test_a_broken_tasks_py_of_an_installed_package_is_only_a_warning(
     assert "celery_app.tasks" in worker.output
     assert "celery_is_not_here" in worker.output
     assert "tasks registered" in worker.output
+
+
+def test_a_broken_tasks_py_among_the_users_own_packages_is_only_a_warning(
+    start: Starter, tmp_path: Path
+) -> None:
+    base = {**os.environ, "PYTHONUSERBASE": str(tmp_path / "user")}
+    asked = [sys.executable, "-m", "site", "--user-site"]
+    # Its exit code says whether this Python looks there by itself: not in an environment.
+    packages = subprocess.run(asked, env=base, capture_output=True, text=True).stdout.strip()
+    make_app(Path(packages), "celery_app", "import celery_is_not_here\n")
+    link = tmp_path / "link"
+    link.symlink_to(packages, target_is_directory=True)
+    (tmp_path / "project.py").write_text(
+        SETTINGS + "INSTALLED_APPS = [*INSTALLED_APPS, 'celery_app']\n"
+    )
+    worker = start(
+        "--burst",
+        ready=False,
+        settings="project",
+        environment={
+            "PYTHONUSERBASE": base["PYTHONUSERBASE"],
+            "PYTHONPATH": os.pathsep.join([str(link), str(tmp_path), str(ROOT)]),
+        },
+    )
+    assert worker.wait() == 0
+    assert "django_taskq.W008" in worker.output
+    assert "celery_is_not_here" in worker.output
 
 
 def test_two_tasks_with_one_name_are_refused(start: Starter, tmp_path: Path) -> None:
