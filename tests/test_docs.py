@@ -171,8 +171,9 @@ def test_every_flag_and_variable_of_the_worker_is_described() -> None:
         if action.dest not in djangos:
             for flag in action.option_strings:
                 assert re.search(rf"(?<!\S){flag}(?!\S)", described_flags), flag
-    source = (ROOT / "django_taskq/management/commands/taskworker.py").read_text()
-    variables = set(re.findall(r"TASKWORKER_\w+", source))
+    source = (ROOT / "django_taskq/management/taskworker/flags.py").read_text()
+    variables = set(re.findall(r'"(TASKWORKER_\w+)"', source))
+    assert variables == set(re.findall(r"TASKWORKER_\w+", parser.epilog))
     assert variables == {w for w in described("taskworker.md", 1) if w.startswith("TASKWORKER")}
     assert variables == set(
         re.findall(r"`(TASKWORKER_\w+)`", (DOCS / "howto/deploy-a-worker.md").read_text())

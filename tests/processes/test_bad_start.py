@@ -173,6 +173,21 @@ def test_another_engine_is_refused(start: Starter, tmp_path: Path) -> None:
     assert "Traceback" not in worker.output
 
 
+def test_the_other_project_of_our_name_stops_the_worker_with_what_to_do(
+    start: Starter, tmp_path: Path
+) -> None:
+    # As pip leaves it; this directory is in the worker's path.
+    installed = tmp_path / "django_taskq-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: django-taskq\nVersion: 1.0\n")
+    worker = start("--burst", ready=False)
+    assert worker.wait() == 1
+    assert "django_taskq.E005" in worker.output
+    assert "pip uninstall -y django-taskq django-taskq-pg" in worker.output
+    assert "Traceback" not in worker.output
+    assert "tasks registered" not in worker.output
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

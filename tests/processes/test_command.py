@@ -285,22 +285,26 @@ def test_the_help_text_puts_our_groups_before_djangos(database: str, tmp_path: P
     assert "TASKWORKER_QUEUES" in text
 
 
-def test_a_queue_that_the_settings_do_not_allow_is_refused(start: Starter, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["-Q", "-X"])
+def test_a_queue_that_the_settings_do_not_allow_is_refused(
+    flag: str, start: Starter, tmp_path: Path
+) -> None:
     (tmp_path / "allowed.py").write_text(
         "from tests.processes.settings import *\n"
         "TASKS = {'default': {'BACKEND': 'django_taskq.backend.TaskqBackend',"
         " 'QUEUES': ['default', 'mail']}}\n"
     )
-    refused = start("-Q", "mali", ready=False, settings="allowed")
+    refused = start(flag, "mali", ready=False, settings="allowed")
     assert refused.wait() == 2
     assert 'No queue matches "mali". Did you mean "mail"?' in refused.output
     assert "Traceback" not in refused.output
-    accepted = start("--burst", "-Q", "m*", ready=False, settings="allowed")
+    accepted = start("--burst", flag, "m*", ready=False, settings="allowed")
     assert accepted.wait() == 0
 
 
-def test_a_queue_that_no_task_uses_is_pointed_out(start: Starter) -> None:
-    worker = start("--burst", "-Q", "defualt", ready=False)
+@pytest.mark.parametrize("flag", ["-Q", "-X"])
+def test_a_queue_that_no_task_uses_is_pointed_out(flag: str, start: Starter) -> None:
+    worker = start("--burst", flag, "defualt", ready=False)
     assert worker.wait() == 0
     assert 'No registered task uses a queue that matches "defualt".' in worker.output
     assert 'Did you mean "default"?' in worker.output

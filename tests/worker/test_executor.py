@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from django_taskq.backend import TaskqBackend
 from django_taskq.exceptions import (
     SignatureMismatch,
     TaskCancelled,
@@ -424,6 +425,26 @@ def test_who_listens_hears_of_start_and_end(heard: list[tuple[str, Any]]) -> Non
     assert end.status == TaskResultStatus.SUCCESSFUL
     assert end.return_value == 42
     assert end.finished_at is not None
+
+
+@pytest.mark.parametrize("of", [samples.give, samples.fail], ids=["completed", "failed"])
+def test_the_sender_is_the_class_of_the_backend_as_with_djangos_own(
+    of: Any,
+) -> None:
+    senders: list[Any] = []
+
+    def note(sender: Any, **kwargs: Any) -> None:
+        senders.append(sender)
+
+    for signal in (task_started, task_finished):
+        signal.connect(note, sender=TaskqBackend)
+    try:
+        Watched().run(claimed(of, "ValueError"))
+    finally:
+        for signal in (task_started, task_finished):
+            signal.disconnect(note, sender=TaskqBackend)
+
+    assert senders == [TaskqBackend] * 2
 
 
 @pytest.mark.parametrize(
