@@ -90,6 +90,8 @@ def _run(url: str, options: argparse.Namespace, sizes: Sizes) -> list[Figure]:
     unknown = [name for name in options.names if name not in MEASUREMENTS]
     if unknown:
         raise BenchmarkError(f"{unknown[0]} is none of {', '.join(MEASUREMENTS)}.")
+    if options.against and (unused := [name for name in options.names if name != "drain"]):
+        raise BenchmarkError(f"--against measures drains alone: leave out {', '.join(unused)}.")
     print(_environment(url), flush=True)
     if options.against:
         against = importlib.import_module("benchmarks.against")

@@ -10,6 +10,7 @@ from benchmarks import raw, server
 from benchmarks.enqueue import INSERT
 from benchmarks.measure import BenchmarkError, Bound, Figure, Sizes, percentile
 from benchmarks.tree import Tree
+from django_taskq import db
 from django_taskq.ids import new_id
 
 # A task comes so many seconds after the last: neither in step with a worker's tick, nor so soon
@@ -26,6 +27,8 @@ def measure(tree: Tree, sizes: Sizes) -> Iterator[Figure]:
     count = sizes.count(400, least=10)
     with server.connect(tree.url) as connection:
         server.empty(connection)
+    # Nobody may be connected to what is copied: this process has enqueued for other measurements.
+    db.close_everything()
     with (
         # In a database of its own: PostgreSQL wakes each listener of a database for each hint, and
         # there are only so many processors.

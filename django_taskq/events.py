@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from django.dispatch import Signal
 
@@ -47,15 +47,29 @@ def one_line(text: str, limit: int = 200) -> str:
     return printable if len(printable) <= limit else printable[: limit - 1] + "…"
 
 
-def task_extra(
-    *, task_id: str, task: str, queue_name: str, attempt: int, worker_id: str, seconds: float
-) -> dict[str, Any]:
-    """Return the structured fields that every record about a task carries."""
+class TaskRow(Protocol):
+    """What records of the log need of a task that a worker has."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def queue_name(self) -> str: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+def task_extra(row: TaskRow, worker_id: str, seconds: float | None = None) -> dict[str, Any]:
+    """Return the structured fields that every record about a task carries.
+
+    The duration is None as long as the task has not ended.
+    """
     return {
-        "task_id": task_id,
-        "task_name": task,
-        "queue_name": queue_name,
-        "attempt": attempt,
+        "task_id": row.id,
+        "task_name": row.task,
+        "queue_name": row.queue_name,
+        "attempt": row.attempts,
         "worker_id": worker_id,
-        "duration_ms": round(seconds * 1000, 3),
+        "duration_ms": None if seconds is None else round(seconds * 1000, 3),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import site
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
@@ -138,8 +139,26 @@ def _import_tasks(app: str, module: str) -> None:
 
 
 def _is_installed(origin: str | None) -> bool:
-    places: Iterable[str] = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return origin is not None and any(Path(origin).is_relative_to(place) for place in places)
+    """Say whether a module lies where packages are installed, whoever did that."""
+    if origin is None:
+        return False
+    path = Path(origin).resolve()
+    return any(path.is_relative_to(place) for place in _places_of_packages())
+
+
+def _places_of_packages() -> set[Path]:
+    """Return where this Python finds installed packages.
+
+    The virtual environment's own; the system's, Debian's too, if that may be seen; and the user's.
+    """
+    places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    # On Windows the root of the installation is among these, and a project may lie below it.
+    others = {*site.getsitepackages(), site.getusersitepackages()}
+    places |= {place for place in others if Path(place).name in _NAMES_OF_PLACES}
+    return {Path(place).resolve() for place in places}
+
+
+_NAMES_OF_PLACES = ("site-packages", "dist-packages")
 
 
 def _is_reloaded(old: Callable[..., Any], new: Callable[..., Any]) -> bool:

@@ -31,6 +31,7 @@ from django_taskq.task_class import (
     find_discovered,
     find_or_raise,
     implicit_backend,
+    path_of,
     rebuilt,
     split_call,
 )
@@ -126,7 +127,7 @@ def _define(f: Any, options: dict[str, Any]) -> Task[..., Any]:
     for internal in ("key", "delay", "is_copy", "given", "func", "run_after"):
         if internal in options:
             hint = " Use .using(run_after=…) at enqueue." if internal == "run_after" else ""
-            raise TypeError(f'@task has no option "{internal}".{hint}')
+            raise TypeError(f'@task {path_of(f)} has no option "{internal}".{hint}')
     base = {"priority": 0, "backend": "default", "queue_name": "default", "run_after": None}
     defined: Task[..., Any] = Task(func=f, **{**base, **options}, given=frozenset(options))
     return defined

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, Never, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast
 
 from django.core.signals import setting_changed
 from django.dispatch import receiver
@@ -16,11 +15,16 @@ from django.utils.module_loading import import_string
 from django_taskq import registry, results
 from django_taskq.exceptions import UnknownTask
 from django_taskq.redact import Rule
-from django_taskq.retries import DEFAULT_BACKOFF, Backoff, backoff_to_json
-from django_taskq.suggestions import did_you_mean
+from django_taskq.retries import DEFAULT_BACKOFF, backoff_to_json
 from django_taskq.task_context import TaskContext
 from django_taskq.task_defaults import apply_defaults
-from django_taskq.task_options import check_options, in_seconds, refuse_in_using
+from django_taskq.task_options import (
+    TaskOptions,
+    UsingOptions,
+    changes_of_using,
+    check_options,
+    unknown_option,
+)
 from django_taskq.tasks_api import (
     BaseTask,
     DjangoTask,
@@ -82,17 +86,14 @@ class Task(BaseTask[P, R], Generic[P, R]):
         known = [f.name for f in fields(cls)]
         for option in options:
             if option not in known:
-                hidden = {"key", "is_copy", "given", "delay", "func", "run_after"}
-                raise TypeError(
-                    f'@task got an unknown option "{option}".'
-                    f"{did_you_mean(option, set(known) - hidden)}"
-                )
+                where = f"@task {path_of(options['func'])}" if "func" in options else "@task"
+                public = (*TaskOptions.__annotations__, "takes_context")
+                raise TypeError(unknown_option(where, option, public))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if not self.key:
-            path = f"{_module_of(self.func)}.{_qualname_of(self.func)}"
-            object.__setattr__(self, "key", self.name or path)
+            object.__setattr__(self, "key", self.name or path_of(self.func))
         if not self.name:
             object.__setattr__(self, "name", _qualname_of(self.func).rpartition(".")[2])
         if not self.is_copy:
@@ -158,43 +159,9 @@ class Task(BaseTask[P, R], Generic[P, R]):
 
         return await sync_to_async(self.enqueue_many)(calls)
 
-    def using(
-        self,
-        *,
-        priority: int | None = None,
-        queue_name: str | None = None,
-        run_after: datetime | timedelta | float | None = None,
-        backend: str | None = None,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: float | timedelta | None = None,
-        soft_timeout: float | timedelta | None = None,
-        expires_after: float | timedelta | None = None,
-        store_result: bool | None = None,
-        **unknown: Never,
-    ) -> Self:
+    def using(self, **options: Unpack[UsingOptions]) -> Self:
         """Return a copy with other options: those that a row can hold."""
-        if unknown:
-            raise TypeError(refuse_in_using(next(iter(unknown))))
-        if backoff is not None:
-            backoff_to_json(backoff)  # refuses a function
-        given: dict[str, Any] = {
-            "priority": priority,
-            "queue_name": queue_name,
-            "backend": backend,
-            "max_attempts": max_attempts,
-            "backoff": backoff,
-            "timeout": timeout,
-            "soft_timeout": soft_timeout,
-            "expires_after": expires_after,
-            "store_result": store_result,
-        }
-        changes = {option: value for option, value in given.items() if value is not None}
-        if isinstance(run_after, datetime):
-            changes |= {"run_after": run_after, "delay": 0.0}
-        elif run_after is not None:
-            changes |= {"run_after": None, "delay": in_seconds("run_after", run_after, low=0.0)}
-        return replace(self, **changes, is_copy=True)
+        return replace(self, **changes_of_using(self.key, options), is_copy=True)
 
     def get_result(self, result_id: str) -> TaskResult[R]:
         """Return the result of an enqueued task of this function, by its id.
@@ -244,8 +211,9 @@ def _own_context(task: Task[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]
     return args
 
 
-def _module_of(func: Any) -> str:
-    return str(getattr(func, "__module__", "") or "")
+def path_of(func: Any) -> str:
+    """Return where a function stands: its module and name."""
+    return f"{getattr(func, '__module__', '') or ''}.{_qualname_of(func)}"
 
 
 def _qualname_of(func: Any) -> str:

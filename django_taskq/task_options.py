@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from typing import Any, TypedDict
 
 from django_taskq.redact import check_rules
-from django_taskq.retries import Backoff, check_backoff
+from django_taskq.retries import Backoff, backoff_to_json, check_backoff
 from django_taskq.serialization import is_storable
 from django_taskq.suggestions import did_you_mean
 from django_taskq.tasks_api import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY, InvalidTask
@@ -37,6 +37,45 @@ class TaskOptions(TypedDict, total=False):
     redact: Sequence[str | re.Pattern[str]]
     atomic: bool
     at_most_once: bool
+
+
+class UsingOptions(TypedDict, total=False):
+    """What `using(…)` takes: what a row can hold."""
+
+    priority: int | None
+    queue_name: str | None
+    run_after: datetime | timedelta | float | None
+    backend: str | None
+    max_attempts: int
+    backoff: Backoff
+    timeout: float | timedelta | None
+    soft_timeout: float | timedelta | None
+    expires_after: float | timedelta | None
+    store_result: bool
+
+
+# Django's own, whose using() takes None for "as it is". None for one of ours is a value.
+_NONE_IS_NO_CHANGE = ("priority", "queue_name", "run_after", "backend")
+
+
+def changes_of_using(task: str, options: UsingOptions) -> dict[str, Any]:
+    """Return what using() of a task changes. Raise TypeError for an option that is none of its."""
+    changes: dict[str, Any] = {**options}
+    for option in changes:
+        if option not in UsingOptions.__annotations__:
+            raise TypeError(refuse_in_using(task, option))
+    for option in _NONE_IS_NO_CHANGE:
+        if option in changes and changes[option] is None:
+            del changes[option]
+    if "backoff" in changes:
+        backoff_to_json(changes["backoff"])  # refuses a function
+    if "run_after" in changes:
+        when = changes["run_after"]
+        if isinstance(when, datetime):
+            changes["delay"] = 0.0
+        else:
+            changes |= {"run_after": None, "delay": in_seconds("run_after", when, low=0.0)}
+    return changes
 
 
 def check_options(task: Any) -> None:
@@ -159,25 +198,17 @@ def in_seconds(option: str, value: Any, *, low: float | None = None) -> float:
     return float(value if low is None else max(low, value))
 
 
-def refuse_in_using(option: str) -> str:
-    """Say why using() does not take an option."""
-    of_code = {"name", "aliases", "retry_on", "give_up_on", "takes_context", "redact"}
-    of_code |= {"atomic", "at_most_once"}
-    if option in of_code:
+def refuse_in_using(task: str, option: str) -> str:
+    """Say why using() of a task does not take an option."""
+    if option in {*TaskOptions.__annotations__, "takes_context"}:
         return (
-            f"using() cannot change {option}: it is code, which a row cannot hold. "
+            f"{task}.using() cannot change {option}: it is code, which a row cannot hold. "
             "Give it to @task."
         )
-    for_rows = [
-        "priority",
-        "queue_name",
-        "run_after",
-        "backend",
-        "max_attempts",
-        "backoff",
-        "timeout",
-        "soft_timeout",
-        "expires_after",
-        "store_result",
-    ]
-    return f'using() got an unknown option "{option}".{did_you_mean(option, for_rows)}'
+    return unknown_option(f"{task}.using()", option, UsingOptions.__annotations__)
+
+
+def unknown_option(where: str, option: str, known: Iterable[str]) -> str:
+    """Say that there is no such option: the nearest known one, or all if none is near."""
+    hint = did_you_mean(option, known) or f" It takes {', '.join(known)}."
+    return f'{where} got an unknown option "{option}".{hint}'

@@ -54,17 +54,21 @@ def test_every_measurement_prints_a_table_and_writes_json(server_url: str, tmp_p
 
     assert done.code == 0, done.errors
     figures = json.loads(file.read_text())["figures"]
-    told = " ".join(figure["name"] for figure in figures)
-    told_of = [
-        "enqueue one",
-        "drain 200 no-ops, 2",
-        "atomic",
-        "threads",
-        "latency",
+    told = {figure["name"] for figure in figures}
+    assert {
+        "enqueue one, own transaction",
+        "enqueue 200 at once",
+        "drain 200 no-ops, 1 process",
+        "drain 200 no-ops, 2 processes",
+        "idle latency, enqueue to start, p50",
+        "idle latency, enqueue to start, p99",
+        "claim 100, 10 k",
         "claim 100, 1 M",
-    ]
-    for word in [*told_of, "snapshot"]:
-        assert word in told
+        "claim 100, 10 k in 50 queues",
+        "claim 100, 10 k below 100 k later",
+    } <= told
+    for word in ("atomic", "threads", "under a snapshot"):
+        assert any(word in name for name in told), word
     assert all(figure["ours"] >= 0 for figure in figures)
     assert all(f["ratio"] > 0 for f in figures if f["name"].startswith(("drain", "enqueue")))
     assert "compared with" in done.out
@@ -98,6 +102,32 @@ def test_an_unknown_name_is_refused_with_the_known_ones(server_url: str) -> None
 
     assert done.code == 1
     assert "drian is none of enqueue, drain" in done.errors
+
+
+def test_against_another_commit_what_is_not_measured_is_refused(server_url: str) -> None:
+    done = run(server_url, "drain", "latency", "claim", "--against", "HEAD")
+
+    assert done.code == 1
+    assert "--against measures drains alone: leave out latency, claim." in done.errors
+
+
+def has_history() -> bool:
+    """Say whether this is a repository with all its commits."""
+    if not (ROOT / ".git").exists():
+        return False
+    asked = ["git", "rev-parse", "--is-shallow-repository"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout == "false\n"
+
+
+@pytest.mark.skipif(not has_history(), reason="an archive, or a shallow clone")
+def test_the_commit_that_later_drains_are_compared_with_exists() -> None:
+    baseline = (ROOT / "benchmarks" / "BASELINE").read_text().strip()
+
+    kind = subprocess.run(
+        ["git", "cat-file", "-t", baseline], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert kind.stdout == "commit\n", kind.stderr
 
 
 def test_without_a_server_it_says_what_to_do() -> None:

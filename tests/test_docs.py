@@ -27,7 +27,7 @@ from django_taskq.models import LiveTask, Worker
 from django_taskq.results import AttemptError, TaskResult
 from django_taskq.statuses import TRANSITIONS
 from django_taskq.task import Task, TaskContext
-from django_taskq.task_options import TaskOptions
+from django_taskq.task_options import TaskOptions, UsingOptions
 from tests.docs.markdown import DOCS, ROOT, Step, name_of, pages, steps
 
 REFERENCE = DOCS / "reference"
@@ -106,11 +106,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 
 def test_every_option_of_the_decorator_and_of_using_is_described() -> None:
     options = {"takes_context", *TaskOptions.__annotations__}
-    using = {
-        name
-        for name, parameter in inspect.signature(Task.using).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    using = set(UsingOptions.__annotations__)
     assert options >= {"queue_name", "max_attempts"}
     assert options | using <= described("task.md")
     in_using = {
@@ -175,8 +171,9 @@ def test_every_flag_and_variable_of_the_worker_is_described() -> None:
         if action.dest not in djangos:
             for flag in action.option_strings:
                 assert re.search(rf"(?<!\S){flag}(?!\S)", described_flags), flag
-    source = (ROOT / "django_taskq/management/commands/taskworker.py").read_text()
-    variables = set(re.findall(r"TASKWORKER_\w+", source))
+    source = (ROOT / "django_taskq/management/taskworker/flags.py").read_text()
+    variables = set(re.findall(r'"(TASKWORKER_\w+)"', source))
+    assert variables == set(re.findall(r"TASKWORKER_\w+", parser.epilog))
     assert variables == {w for w in described("taskworker.md", 1) if w.startswith("TASKWORKER")}
     assert variables == set(
         re.findall(r"`(TASKWORKER_\w+)`", (DOCS / "howto/deploy-a-worker.md").read_text())

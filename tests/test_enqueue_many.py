@@ -13,6 +13,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from django_taskq import ArgumentsError, PayloadTooLarge, TaskResult, TaskStatus
+from django_taskq.backend import TaskqBackend
 from django_taskq.models import LiveTask
 from django_taskq.tasks_api import InvalidTask, TaskResultStatus, task_enqueued
 from tests import tasks
@@ -232,6 +233,23 @@ def test_task_enqueued_is_sent_once_per_task_if_somebody_listens() -> None:
     finally:
         task_enqueued.disconnect(listen)
     assert heard == [result.id for result in results]
+
+
+def test_a_result_is_made_when_it_is_looked_at_if_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    new_result = TaskqBackend.new_result
+
+    def note(self: TaskqBackend, task: Any, own: Any, id: str, *rest: Any) -> TaskResult[Any]:
+        made.append(id)
+        return new_result(self, task, own, id, *rest)
+
+    monkeypatch.setattr(TaskqBackend, "new_result", note)
+    results = tasks.add.enqueue_many([(1,), (2,), (3,)])
+    assert made == []
+    assert results[1].args == [2]
+    assert made == [results[1].id]
 
 
 def test_a_task_of_the_main_module_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

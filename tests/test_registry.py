@@ -166,15 +166,43 @@ def test_a_tasks_file_that_cannot_be_imported_does_not_stop_the_others(make_app:
     assert registry.get("fine_app.tasks.f") is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "answer"),
+    [
+        ("sysconfig.get_path", "lib/python3/site-packages", lambda place: lambda kind: place),
+        ("site.getsitepackages", "python3/dist-packages", lambda place: lambda: [place]),
+        ("site.getusersitepackages", ".local/site-packages", lambda place: lambda: place),
+    ],
+    ids=["the environment's", "the system's", "the user's"],
+)
 def test_an_app_among_installed_packages_is_foreign(
-    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    place: str,
+    answer: Callable[[str], Any],
+    make_app: MakeApp,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry.sysconfig, "get_path", lambda kind: str(tmp_path))
+    link = tmp_path / "linked" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path, target_is_directory=True)
+    monkeypatch.setattr(name, answer(str(link)))
     make_app("foreign_app", "import celery_that_is_not_there\n")
     with modify_settings(INSTALLED_APPS={"append": "foreign_app"}):
         (failure,) = registry.discover()
     assert failure.is_foreign
     assert failure.app == "foreign_app"
+
+
+def test_an_app_below_the_root_of_an_installation_is_the_projects_own(
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on Windows, where getsitepackages() begins with the root of the environment.
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
+    make_app("own_app", "import no_such_library\n")
+    with modify_settings(INSTALLED_APPS={"append": "own_app"}):
+        (failure,) = registry.discover()
+    assert not failure.is_foreign
 
 
 def test_discovery_happens_once(make_app: MakeApp) -> None:

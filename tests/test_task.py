@@ -211,9 +211,21 @@ def test_an_unknown_option_is_named_with_the_nearest_known_one() -> None:
         task(queue="mail")(plain)  # type: ignore[call-overload]
 
 
+def test_an_unknown_option_that_resembles_none_is_told_with_the_function_and_all_known_ones() -> (
+    None
+):
+    with pytest.raises(TypeError) as refused:
+        task(colour="red")(plain)  # type: ignore[call-overload]
+    assert str(refused.value) == (
+        '@task tests.test_task.plain got an unknown option "colour". It takes name, aliases, '
+        "queue_name, priority, backend, max_attempts, retry_on, give_up_on, backoff, timeout, "
+        "soft_timeout, expires_after, store_result, redact, atomic, at_most_once, takes_context."
+    )
+
+
 @pytest.mark.parametrize("option", ["key", "delay", "is_copy", "func"])
 def test_what_tasks_use_inside_is_no_option(option: str) -> None:
-    with pytest.raises(TypeError, match=f'no option "{option}"'):
+    with pytest.raises(TypeError, match=f'@task tests.test_task.plain has no option "{option}"'):
         task(**{option: 1})(plain)
 
 

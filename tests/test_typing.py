@@ -93,6 +93,7 @@ told.enqueue(3)
 configured.enqueue(1, flag=True)
 bare.using(run_after=5.5, max_attempts=3, backoff=[1], timeout=timedelta(1), store_result=False)
 bare.using(run_after=datetime(2100, 1, 1), backoff=exponential(), queue_name="x", backend="y")
+bare.using(timeout=None, soft_timeout=None, expires_after=None, run_after=None, priority=None)
 bare.enqueue(1).cancel().bit_length()
 
 bare.enqueue()  # E: Missing positional argument "x"
@@ -105,6 +106,7 @@ later.enqueue("1")  # E: has incompatible type "str"; expected "int"
 bare("1")  # E: has incompatible type "str"; expected "int"
 bare.using(retries=3)  # E: "retries"
 bare.using(priority="high")  # E: "priority"
+bare.using(max_attempts=None)  # E: "max_attempts"
 bare.using(run_after="tomorrow")  # E: "run_after"
 bare.enqueue(1).wait() + 1  # E: Unsupported operand
 bare.queue_name = "mail"  # E: read-only

@@ -73,10 +73,18 @@ def test_a_function_as_backoff_is_refused_with_where_it_belongs() -> None:
 
 
 def test_an_unknown_option_is_named_with_the_nearest_known_one() -> None:
-    with pytest.raises(TypeError, match=r'unknown option "run_afer"\. Did you mean "run_after"'):
+    with pytest.raises(TypeError, match=r'unknown option "run_afer"\. Did you mean "run_after"\?$'):
         tasks.add.using(run_afer=5)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r'unknown option "colour"\.$'):
+
+
+def test_an_unknown_option_that_resembles_none_is_told_with_the_task_and_all_known_ones() -> None:
+    with pytest.raises(TypeError) as refused:
         tasks.add.using(colour="red")  # type: ignore[call-arg]
+    assert str(refused.value) == (
+        'tests.tasks.add.using() got an unknown option "colour". It takes priority, queue_name, '
+        "run_after, backend, max_attempts, backoff, timeout, soft_timeout, expires_after, "
+        "store_result."
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,32 @@ def test_the_row_holds_what_differs_from_the_registered_task() -> None:
         "soft_timeout": 8.0,
         "store_result": False,
     }
+
+
+@pytest.mark.django_db
+def test_none_takes_a_limit_away() -> None:
+    limited = tasks.add.using(timeout=9, soft_timeout=8, expires_after=7)
+    row = live(limited.using(timeout=None, soft_timeout=None, expires_after=None).enqueue(1))
+    assert (row.options, row.expires_at) == (None, None)
+
+
+@pytest.mark.django_db
+@override_settings(DJANGO_TASKQ={"TASK_DEFAULTS": {"timeout": 60}})
+def test_the_row_says_that_a_limit_was_taken_away() -> None:
+    assert live(tasks.add.using(timeout=None).enqueue(1)).options == {"timeout": None}
+
+
+@pytest.mark.parametrize("option", ["max_attempts", "backoff", "store_result"])
+def test_none_is_refused_where_it_could_mean_anything(option: str) -> None:
+    with pytest.raises(InvalidTask, match=rf"{option} .*not None"):
+        tasks.add.using(**{option: None})
+
+
+def test_none_leaves_djangos_own_options_as_they_are_as_it_does_in_django() -> None:
+    chosen = tasks.add.using(priority=3, queue_name="mail", run_after=LATER)
+    same = chosen.using(priority=None, queue_name=None, run_after=None, backend=None)
+    assert (same.priority, same.queue_name, same.run_after) == (3, "mail", LATER)
+    assert same.backend == "default"
 
 
 @pytest.mark.django_db

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
 
 from django_taskq import db
 from django_taskq.control import findings
 from django_taskq.control.findings import Finding, ask, error, of, warning
+from django_taskq.control.migrations import missing_migrations
 
 # What the first migration sets, as far as speed hangs on it.
 _STORAGE = {
@@ -36,9 +37,8 @@ def look_at_tables(patience: float) -> tuple[Callable[[str], Iterator[Finding]],
 
 
 def _migrations(alias: str) -> Iterator[Finding]:
-    executor = MigrationExecutor(db.user_connection(alias))
-    targets = [key for key in executor.loader.graph.leaf_nodes() if key[0] == "django_taskq"]
-    missing = [migration.name for migration, _ in executor.migration_plan(targets)]
+    recorded = MigrationRecorder(db.user_connection(alias)).applied_migrations()
+    missing = missing_migrations({name for app, name in recorded if app == "django_taskq"})
     if missing:
         yield error(
             "migrations",

@@ -146,6 +146,26 @@ SELECT to_regclass('django_taskq_livetask') IS NOT NULL
 
 
 def tables_exist(connection: Connection) -> bool:
-    """Say whether the migrations have run here."""
+    """Say whether our tables are here."""
     row = connection.execute(TABLES_EXIST).fetchone()
     return bool(row and row[0])
+
+
+# Nobody has to keep a record: tests may make tables without migrations, and a role may not read it.
+RECORD_IS_READABLE = """
+/* django_taskq:record_is_readable */
+SELECT has_table_privilege(to_regclass('django_migrations'), 'SELECT')
+"""
+
+APPLIED = """
+/* django_taskq:applied */
+SELECT name FROM django_migrations WHERE app = 'django_taskq'
+"""
+
+
+def applied_migrations(connection: Connection) -> set[str] | None:
+    """Return the names of those of our migrations that have run; None if that cannot be read."""
+    row = connection.execute(RECORD_IS_READABLE).fetchone()
+    if not (row and row[0]):
+        return None
+    return {name for (name,) in connection.execute(APPLIED).fetchall()}

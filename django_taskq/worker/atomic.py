@@ -20,7 +20,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, transacti
 from psycopg.pq import TransactionStatus
 
 from django_taskq import db
-from django_taskq.events import one_line, task_log
+from django_taskq.events import one_line, task_extra, task_log
 from django_taskq.exceptions import Cancel, UnstorableResult
 from django_taskq.outcomes import Committed, Completed, Lost, Unanswered
 from django_taskq.transitions import atomic, finish
@@ -48,10 +48,16 @@ Body: TypeAlias = tuple[Any, str | None]
 class AtomicRunner:
     """Run the `atomic` tasks of one thread."""
 
-    def __init__(self, database: str, report: Callable[[Claimed, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        database: str,
+        report: Callable[[Claimed, dict[str, Any]], None],
+        worker_id: str,
+    ) -> None:
         # The alias of the database with the tables.
         self.database = database
         self.report = report
+        self.worker_id = worker_id
         # Whether it is READ COMMITTED, for connections that leave the level to the server.
         self._reads_committed: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
@@ -75,6 +81,7 @@ class AtomicRunner:
                 row.id,
                 one_line(row.task),
                 brief(error),
+                extra=task_extra(row, self.worker_id),
             )
             time.sleep(_PAUSE)
             return Unanswered(row.id, row.claim, began, time.monotonic()), None
@@ -94,6 +101,7 @@ class AtomicRunner:
                 "Task %s (%s) ran into another transaction and runs again.",
                 row.id,
                 one_line(row.task),
+                extra=task_extra(row, self.worker_id),
             )
             try:
                 is_mine, is_cancelled = self._read(row)
@@ -179,6 +187,7 @@ class _Attempt:
                 row.id,
                 one_line(row.task),
                 _where(error),
+                extra=task_extra(row, self.runner.worker_id),
             )
             return self._committed()
         if self._raw is not None and self._raw.closed:

@@ -35,11 +35,6 @@ from django_taskq.transitions.rescue import Overdue
 from django_taskq.worker.options import WorkerOptions
 
 
-def wants_color() -> bool:
-    """Say whether the terminal should be coloured; NO_COLOR is honoured."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
 def banner(options: WorkerOptions, facts: Mapping[str, object]) -> str:
     """Return what a worker says of itself when it starts."""
     queues = ", ".join(options.queues) or "all"
@@ -145,7 +140,12 @@ class TaskLines:
 
     def write_start(self, row: Claimed) -> None:
         """Log that a task starts."""
-        task_log.info("> %s  %s  starts", one_line(row.task), one_line(row.queue_name))
+        task_log.info(
+            "> %s  %s  starts",
+            one_line(row.task),
+            one_line(row.queue_name),
+            extra=task_extra(row, self.worker_id),
+        )
 
     def write(
         self, outcomes: Sequence[Outcome], rows: Mapping[str, Claimed] | Mapping[str, Overdue]
@@ -171,14 +171,7 @@ class TaskLines:
             ended - began,
             "" if failed or isinstance(row, Overdue) else _waited(row, began),
             f"  {how}" if how else "",
-            extra=task_extra(
-                task_id=row.id,
-                task=row.task,
-                queue_name=row.queue_name,
-                attempt=row.attempts,
-                worker_id=self.worker_id,
-                seconds=ended - began,
-            ),
+            extra=task_extra(row, self.worker_id, ended - began),
         )
 
     def _words(self, outcome: Outcome, row: Claimed | Overdue) -> tuple[str, str]:

@@ -64,7 +64,7 @@ class Executor:
         self.report = report
         self.is_stopping = is_stopping
         self.is_cancelled = is_cancelled
-        self.atomic = AtomicRunner(database, report)
+        self.atomic = AtomicRunner(database, report, worker_id)
         self.listeners = Listeners(worker_id)
         self._runs: dict[str, Run] = {}
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django_taskq.carried import decode
-from django_taskq.events import is_heard, one_line, task_log
+from django_taskq.events import is_heard, one_line, task_extra, task_log
 from django_taskq.redact import RedactedError, hider
 from django_taskq.results import TaskResult, decode_errors
 from django_taskq.statuses import TaskStatus
@@ -37,7 +37,7 @@ class Listeners:
             result = shown_result(row, run, TaskStatus.RUNNING, self.worker_id)
         # A row made by SQL that cannot be shown. What it comes to is for the run to say.
         except (ValueError, RecursionError) as broken:
-            _log_untold(row, "starts", broken)
+            self._log_untold(row, "starts", broken)
         else:
             self._send(task_started, run, result)
 
@@ -54,7 +54,7 @@ class Listeners:
         # A row made by SQL, with a time that Python cannot hold; an error that raises when it is
         # logged. What the task came to is known by now, and must be stored.
         except BaseException as broken:
-            _log_untold(row, "has failed", broken)
+            self._log_untold(row, "has failed", broken)
 
     def _send_failure(self, row: Claimed, run: Run, error: str) -> None:
         result = self._ended(row, run, TaskStatus.FAILED)
@@ -77,15 +77,15 @@ class Listeners:
     def _send(self, signal: Any, run: Run, result: TaskResult[Any]) -> None:
         signal.send_robust(sender=type(run.task.get_backend()), task_result=result)
 
-
-def _log_untold(row: Claimed, what: str, broken: BaseException) -> None:
-    task_log.error(
-        "Those who listen could not be told that task %s (%s) %s: %s.",
-        row.id,
-        one_line(row.task),
-        what,
-        type(broken).__qualname__,
-    )
+    def _log_untold(self, row: Claimed, what: str, broken: BaseException) -> None:
+        task_log.error(
+            "Those who listen could not be told that task %s (%s) %s: %s.",
+            row.id,
+            one_line(row.task),
+            what,
+            type(broken).__qualname__,
+            extra=task_extra(row, self.worker_id),
+        )
 
 
 def shown_result(row: Claimed, run: Run, status: TaskStatus, worker_id: str) -> TaskResult[Any]:

@@ -12,8 +12,9 @@ import psycopg
 from django.db import DEFAULT_DB_ALIAS
 
 from django_taskq import __version__, registry
+from django_taskq.control.migrations import missing_migrations
 from django_taskq.db import Connection
-from django_taskq.events import worker_log
+from django_taskq.events import one_line, worker_log
 from django_taskq.router import databases_of_tasks
 from django_taskq.transitions import claim, presence
 from django_taskq.worker.console import banner
@@ -30,13 +31,14 @@ def wait_for_database(
 ) -> int | None:
     """Connect; a database that is down is waited for, but not for ever.
 
-    Return None once the database is there with our tables, else the exit code of the worker.
+    Return None once the database is there with our tables as this code needs them, else the exit
+    code of the worker.
     """
     deadline = time.monotonic() + options.database_wait
     told = False
     while not signals.count:
         try:
-            return None if _tables_exist(connect(), options) else EXIT_ERROR
+            return None if _is_migrated(connect(), options) else EXIT_ERROR
         except psycopg.OperationalError as error:
             if time.monotonic() >= deadline:
                 worker_log.error("No database after %g s: %s", options.database_wait, brief(error))
@@ -54,18 +56,30 @@ def wait_for_database(
     return EXIT_OK
 
 
-def _tables_exist(connection: Connection, options: WorkerOptions) -> bool:
-    if presence.tables_exist(connection):
-        return True
-    known = databases_of_tasks()
-    if options.database not in known:
-        fix = f"TASKS keeps the tasks in {', '.join(known)}"
-    elif options.database == DEFAULT_DB_ALIAS:
+def _is_migrated(connection: Connection, options: WorkerOptions) -> bool:
+    """Say whether our migrations have run; those of a newer version may have, too."""
+    if options.database == DEFAULT_DB_ALIAS:
         fix = "run manage.py migrate"
     else:
         fix = f"run manage.py migrate django_taskq --database {options.database}"
-    worker_log.error("The database %r has no tables of django_taskq: %s.", options.database, fix)
-    return False
+    if not presence.tables_exist(connection):
+        known = databases_of_tasks()
+        if options.database not in known:
+            fix = f"TASKS keeps the tasks in {', '.join(known)}"
+        worker_log.error(
+            "The database %r has no tables of django_taskq: %s.", options.database, fix
+        )
+        return False
+    applied = presence.applied_migrations(connection)
+    if applied is not None and (missing := missing_migrations(applied)):
+        worker_log.error(
+            "The database %r lacks migrations of django_taskq (%s): %s.",
+            options.database,
+            one_line(", ".join(missing)),
+            fix,
+        )
+        return False
+    return True
 
 
 def arrive(connection: Connection, worker_id: str, options: WorkerOptions) -> None:

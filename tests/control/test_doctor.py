@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from django_taskq.control import (
     doctor_work,
     findings,
 )
+from django_taskq.control.migrations import missing_migrations
 from django_taskq.models.worker import WorkerKind
 from tests.rows import make_row, make_worker
 
@@ -92,6 +94,25 @@ def test_migrations_that_have_not_run_are_found() -> None:
     finding = found("migrations")
 
     assert finding.severity == ERROR and "0002" in finding.what
+
+
+def test_a_migration_in_whose_place_others_have_run_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "squashed_migrations"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "0001_squashed.py").write_text(
+        "class Migration:\n"
+        "    replaces = [('django_taskq', '0001_tasks'), ('django_taskq', '0002_headers')]\n"
+    )
+    (package / "0003_more.py").write_text("class Migration:\n    replaces = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with override_settings(MIGRATION_MODULES={"django_taskq": "squashed_migrations"}):
+        assert missing_migrations({"0001_tasks", "0002_headers"}) == ["0003_more"]
+        assert missing_migrations({"0001_tasks"}) == ["0001_squashed", "0003_more"]
+    with override_settings(MIGRATION_MODULES={"django_taskq": None}):
+        assert missing_migrations(set()) == []
 
 
 def test_lost_settings_of_a_table_are_found_with_the_statement_that_mends_them() -> None:

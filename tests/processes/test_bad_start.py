@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.processes.conftest import Starter
-from tests.support.databases import empty_database, url_of
+from tests.support.databases import ROOT, empty_database, migrate, url_of
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +79,33 @@ def test_a_broken_tasks_py_of_an_installed_package_is_only_a_warning(
     assert "tasks registered" in worker.output
 
 
+def test_a_broken_tasks_py_among_the_users_own_packages_is_only_a_warning(
+    start: Starter, tmp_path: Path
+) -> None:
+    base = {**os.environ, "PYTHONUSERBASE": str(tmp_path / "user")}
+    asked = [sys.executable, "-m", "site", "--user-site"]
+    # Its exit code says whether this Python looks there by itself: not in an environment.
+    packages = subprocess.run(asked, env=base, capture_output=True, text=True).stdout.strip()
+    make_app(Path(packages), "celery_app", "import celery_is_not_here\n")
+    link = tmp_path / "link"
+    link.symlink_to(packages, target_is_directory=True)
+    (tmp_path / "project.py").write_text(
+        SETTINGS + "INSTALLED_APPS = [*INSTALLED_APPS, 'celery_app']\n"
+    )
+    worker = start(
+        "--burst",
+        ready=False,
+        settings="project",
+        environment={
+            "PYTHONUSERBASE": base["PYTHONUSERBASE"],
+            "PYTHONPATH": os.pathsep.join([str(link), str(tmp_path), str(ROOT)]),
+        },
+    )
+    assert worker.wait() == 0
+    assert "django_taskq.W008" in worker.output
+    assert "celery_is_not_here" in worker.output
+
+
 def test_two_tasks_with_one_name_are_refused(start: Starter, tmp_path: Path) -> None:
     make_app(
         tmp_path,
@@ -99,6 +130,37 @@ def test_missing_tables_name_the_command_that_makes_them(start: Starter, server_
         assert "Traceback" not in worker.output
 
 
+def test_migrations_that_have_not_run_are_named_with_the_command(
+    start: Starter, server_url: str
+) -> None:
+    with empty_database(server_url) as name:
+        url = url_of(server_url, name)
+        migrate(url, "django_taskq", "0001")
+        worker = start(ready=False, environment={"DATABASE_URL": url})
+        assert worker.wait() == 1
+        assert "lacks migrations of django_taskq (0002_headers, " in worker.output
+        assert "run manage.py migrate." in worker.output
+        assert "Traceback" not in worker.output
+        migrate(url, "django_taskq")
+        assert start("--burst", ready=False, environment={"DATABASE_URL": url}).wait() == 0
+
+
+def test_a_database_that_is_ahead_of_the_code_stops_no_worker(
+    start: Starter, server_url: str
+) -> None:
+    with empty_database(server_url) as name:
+        url = url_of(server_url, name)
+        migrate(url, "django_taskq")
+        with psycopg.connect(url) as next_version:
+            next_version.execute(
+                "INSERT INTO django_migrations (app, name, applied) "
+                "VALUES ('django_taskq', '9999_next_version', now())"
+            )
+        worker = start("--burst", ready=False, environment={"DATABASE_URL": url})
+        assert worker.wait() == 0
+        assert "migrat" not in worker.output
+
+
 def test_another_engine_is_refused(start: Starter, tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text(
         SETTINGS + "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', "
@@ -109,6 +171,21 @@ def test_another_engine_is_refused(start: Starter, tmp_path: Path) -> None:
     assert "PostgreSQL" in worker.output and "SQLite" in worker.output
     assert "django_taskq.E001" in worker.output
     assert "Traceback" not in worker.output
+
+
+def test_the_other_project_of_our_name_stops_the_worker_with_what_to_do(
+    start: Starter, tmp_path: Path
+) -> None:
+    # As pip leaves it; this directory is in the worker's path.
+    installed = tmp_path / "django_taskq-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: django-taskq\nVersion: 1.0\n")
+    worker = start("--burst", ready=False)
+    assert worker.wait() == 1
+    assert "django_taskq.E005" in worker.output
+    assert "pip uninstall -y django-taskq django-taskq-pg" in worker.output
+    assert "Traceback" not in worker.output
+    assert "tasks registered" not in worker.output
 
 
 @pytest.mark.parametrize(

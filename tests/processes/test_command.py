@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tests.processes import tasks
 from tests.processes.conftest import Starter
 from tests.processes.support import Gate, Ledger, TaskWorker, sql, statuses, wait_until
+from tests.support.databases import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -208,6 +210,65 @@ def test_verbosity_says_how_much_is_told_of_each_task(
         assert re.search(r"✗ tests\.processes\.tasks\.fail .* ValueError$", worker.output, re.M)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ([], {}, False),
+        (["--force-color"], {}, True),
+        (["--force-color"], {"NO_COLOR": "1"}, True),
+    ],
+    ids=["a pipe", "--force-color", "the flag wins over NO_COLOR"],
+)
+def test_lines_in_a_pipe_are_coloured_only_by_force(
+    arguments: list[str], environment: dict[str, str], expected: bool, start: Starter
+) -> None:
+    tasks.add.enqueue(1, 2)
+    tasks.fail.enqueue("message")
+    options = ["--burst", "-Q", "default,nobody", *arguments]
+    worker = start(*options, ready=False, environment={"NO_COLOR": "", **environment})
+    assert worker.wait() == 0
+    is_colored = {
+        text: bool(re.search(rf"\x1b\[[\d;]*m{text}", worker.output))
+        for text in ("No registered task uses", "✓", "✗")
+    }
+    assert set(is_colored.values()) == {expected}, worker.output
+
+
+@pytest.mark.parametrize("wish", ["", "1"])
+def test_a_terminal_gets_colours_unless_no_color_says_otherwise(
+    wish: str, database: str, tmp_path: Path
+) -> None:
+    tasks.add.enqueue(1, 2)
+    terminal, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "django", "taskworker", "--burst", "-c", "1", "-X", "nobody"],
+        env={
+            **os.environ,
+            "DATABASE_URL": database,
+            "DJANGO_SETTINGS_MODULE": "tests.processes.settings",
+            "PYTHONPATH": str(ROOT),
+            "NO_COLOR": wish,
+        },
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    text = b""
+    # A terminal whose other side is closed is an error on Linux, and an empty read elsewhere.
+    with contextlib.suppress(OSError), open(terminal, "rb", buffering=0) as screen:
+        while more := screen.read(4096):
+            text += more
+    assert process.wait(30) == 0
+    assert b"No registered task uses" in text and b"tests.processes.tasks.add" in text
+    assert (b"\x1b[" in text) is (not wish), text.decode()
+    if not wish:
+        lines = [line for line in text.splitlines() if b"\x1b[" in line]
+        assert any(b"No registered" in line for line in lines)
+        assert any(b"tasks.add" in line for line in lines)
+
+
 def test_the_banner_says_what_runs_where(start: Starter, database: str) -> None:
     tasks.add.using(run_after=3600).enqueue_many([(1, 1)] * 3)
     worker = start("-Q", "default,d*", "-X", "dull", children=2)
@@ -225,7 +286,7 @@ def test_the_banner_says_what_runs_where(start: Starter, database: str) -> None:
     ), third
 
 
-def test_the_help_text_groups_the_options(database: str, tmp_path: Path) -> None:
+def test_the_help_text_puts_our_groups_before_djangos(database: str, tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "django", "taskworker", "--help"],
         env={
@@ -240,31 +301,46 @@ def test_the_help_text_groups_the_options(database: str, tmp_path: Path) -> None
         check=True,
     )
     text = answer.stdout
-    assert "Run tasks from the database until stopped." in text
-    headings = ("What to run:", "How to run:", "Examples", "Exit codes:")
-    assert all(heading in text for heading in headings), text
+    assert (
+        "Run tasks from the database until stopped. Start as many as you like, on as many machines "
+        "as you like. Stop with Ctrl+C or SIGTERM: running tasks get --shutdown-timeout seconds to "
+        "finish, then go back to the queue."
+    ) in " ".join(text.split())
+    headings = re.findall(r"^(?! )(.*?)(?=:|$)", text, re.MULTILINE)
+    order = ["What to run", "How to run", "options", "Exit codes", "Examples"]
+    assert [heading for heading in headings if heading in order] == order, text
+    assert text.rstrip().endswith(
+        "Examples\n"
+        "  manage.py taskworker\n"
+        "  manage.py taskworker -Q mail,default -c 8\n"
+        "  manage.py taskworker --burst -v 2"
+    )
     for flag in ("-Q", "-X", "--burst", "--max-tasks", "-c", "--shutdown-timeout"):
         assert re.search(rf"^  {flag}\b", text, re.MULTILINE), flag
     assert text.count("(default:") >= 6
     assert "TASKWORKER_QUEUES" in text
 
 
-def test_a_queue_that_the_settings_do_not_allow_is_refused(start: Starter, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["-Q", "-X"])
+def test_a_queue_that_the_settings_do_not_allow_is_refused(
+    flag: str, start: Starter, tmp_path: Path
+) -> None:
     (tmp_path / "allowed.py").write_text(
         "from tests.processes.settings import *\n"
         "TASKS = {'default': {'BACKEND': 'django_taskq.backend.TaskqBackend',"
         " 'QUEUES': ['default', 'mail']}}\n"
     )
-    refused = start("-Q", "mali", ready=False, settings="allowed")
+    refused = start(flag, "mali", ready=False, settings="allowed")
     assert refused.wait() == 2
     assert 'No queue matches "mali". Did you mean "mail"?' in refused.output
     assert "Traceback" not in refused.output
-    accepted = start("--burst", "-Q", "m*", ready=False, settings="allowed")
+    accepted = start("--burst", flag, "m*", ready=False, settings="allowed")
     assert accepted.wait() == 0
 
 
-def test_a_queue_that_no_task_uses_is_pointed_out(start: Starter) -> None:
-    worker = start("--burst", "-Q", "defualt", ready=False)
+@pytest.mark.parametrize("flag", ["-Q", "-X"])
+def test_a_queue_that_no_task_uses_is_pointed_out(flag: str, start: Starter) -> None:
+    worker = start("--burst", flag, "defualt", ready=False)
     assert worker.wait() == 0
     assert 'No registered task uses a queue that matches "defualt".' in worker.output
     assert 'Did you mean "default"?' in worker.output

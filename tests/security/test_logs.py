@@ -90,6 +90,15 @@ def test_every_line_of_ours_makes_texts_from_outside_fit() -> None:
             )
 
 
+def test_every_record_about_a_task_carries_its_fields() -> None:
+    calls = [(file, call) for file, call in log_calls() if "task_log" in ast.unparse(call.func)]
+    assert len(calls) >= 6
+    for file, call in calls:
+        extra = "".join(ast.unparse(key.value) for key in call.keywords if key.arg == "extra")
+        # That of a mail comes from inside of the task that sends it.
+        assert file == "mail.py" or extra.startswith("task_extra(row, "), ast.unparse(call)
+
+
 def is_made_of(argument: ast.expr) -> bool:
     """Say whether all that goes into an expression is a constant or made to fit."""
     if isinstance(argument, ast.IfExp):

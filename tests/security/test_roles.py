@@ -128,7 +128,7 @@ REFUSED: dict[str, list[str]] = {
         *(f"SELECT {column} FROM {LIVE}" for column in ("kwargs", "errors", "headers", "options")),
         *(f"SELECT {column} FROM {DONE}" for column in ("args", "errors", "progress")),
     ],
-    "worker": ["SELECT * FROM auth_user", "SELECT * FROM django_migrations"],
+    "worker": ["SELECT * FROM auth_user", "DELETE FROM django_migrations"],
 }
 
 

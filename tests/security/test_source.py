@@ -26,6 +26,7 @@ IMPORTS_BY_NAME = {
     "carried.py": 'a path in DJANGO_TASKQ["CONTEXT"]',
     "mail.py": 'a path in DJANGO_TASKQ["EMAIL_BACKEND"]',
     "task_class.py": "the constant path of our backend",
+    "control/migrations.py": "our migrations, or those in MIGRATION_MODULES of the project",
     "testing/__init__.py": "a constant: its own modules, when they are asked for",
     "testing/worker_settings.py": "the settings module of the tests",
 }

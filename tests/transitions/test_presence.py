@@ -109,3 +109,20 @@ def test_a_database_without_the_tables_is_recognised(connection: Connection) -> 
     connection.execute("ALTER TABLE django_taskq_worker RENAME TO elsewhere")
 
     assert presence.tables_exist(connection) is False
+
+
+def test_only_our_own_migrations_are_asked_for(connection: Connection) -> None:
+    applied = presence.applied_migrations(connection)
+
+    assert applied is not None and "0001_tasks" in applied
+    assert "0001_initial" not in applied, "that is another app's"
+
+
+def test_a_record_of_migrations_that_is_not_there_or_not_ours_to_read_is_not_asked(
+    connection: Connection,
+) -> None:
+    connection.execute("CREATE ROLE stranger; SET LOCAL ROLE stranger")
+    assert presence.applied_migrations(connection) is None
+
+    connection.execute("RESET ROLE; ALTER TABLE django_migrations RENAME TO elsewhere")
+    assert presence.applied_migrations(connection) is None

@@ -173,6 +173,20 @@ def test_the_fields_of_a_line_are_there_for_structured_logs(
     assert record.duration_ms == pytest.approx(1500, abs=1)
 
 
+def test_the_line_of_a_start_has_the_same_fields_but_no_duration_yet(
+    written: pytest.LogCaptureFixture,
+) -> None:
+    row = claimed(samples.give, attempts=2)
+    lines = TaskLines(OPTIONS, "worker-1")
+    lines.write_start(row)
+    lines.write([outcomes_of(row)["completed"]], {row.id: row})
+
+    start, end = ({**vars(record)} for record in written.records)
+    names = ("task_id", "task_name", "queue_name", "attempt", "worker_id")
+    assert [start[name] for name in names] == [end[name] for name in names]
+    assert start["task_id"] == row.id and start["duration_ms"] is None
+
+
 def test_a_quiet_worker_writes_no_lines(written: pytest.LogCaptureFixture) -> None:
     row = claimed(samples.give)
 
@@ -277,12 +291,3 @@ def test_colours_are_an_option(color: bool) -> None:
     record = logging.LogRecord("x", logging.ERROR, "", 0, "it broke", None, None)
 
     assert ("\x1b[" in console._ConsoleFormatter(color=color).format(record)) is color
-
-
-def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert console.wants_color()
-
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not console.wants_color()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from django_taskq.backend import TaskqBackend
 from django_taskq.exceptions import (
     SignatureMismatch,
     TaskCancelled,
@@ -426,6 +427,26 @@ def test_who_listens_hears_of_start_and_end(heard: list[tuple[str, Any]]) -> Non
     assert end.finished_at is not None
 
 
+@pytest.mark.parametrize("of", [samples.give, samples.fail], ids=["completed", "failed"])
+def test_the_sender_is_the_class_of_the_backend_as_with_djangos_own(
+    of: Any,
+) -> None:
+    senders: list[Any] = []
+
+    def note(sender: Any, **kwargs: Any) -> None:
+        senders.append(sender)
+
+    for signal in (task_started, task_finished):
+        signal.connect(note, sender=TaskqBackend)
+    try:
+        Watched().run(claimed(of, "ValueError"))
+    finally:
+        for signal in (task_started, task_finished):
+            signal.disconnect(note, sender=TaskqBackend)
+
+    assert senders == [TaskqBackend] * 2
+
+
 @pytest.mark.parametrize(
     "row, error",
     [
@@ -472,6 +493,20 @@ def test_a_listener_that_raises_does_not_change_the_outcome(
 
     assert isinstance(outcome, Completed)
     assert outcome.value == "1"
+
+
+def test_a_task_of_which_nobody_can_be_told_is_named_in_a_record_with_its_fields(
+    heard: list[tuple[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    row = claimed(samples.fail, "ValueError", run_after="10000-01-01")
+
+    Watched().run(row)
+
+    told = [vars(record) for record in caplog.records if "could not be told" in record.message]
+    assert ["starts" in record["message"] for record in told] == [True, False]
+    for record in told:
+        assert (record["task_id"], record["task_name"]) == (row.id, row.task)
+        assert record["worker_id"] == "worker-1"
 
 
 def test_when_nobody_listens_no_result_is_built(

@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import IO, Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils.autoreload import get_child_arguments
 
+from django_taskq.management.colors import ColorCommand, is_color_unwanted
 from django_taskq.management.mistakes import explain_mistakes
 
 # Signals that ask for the end: Ctrl+C, kill, and a terminal that is closed.
@@ -23,7 +24,7 @@ _STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 _LOOK = 0.1
 
 
-class Command(BaseCommand):
+class Command(ColorCommand):
     """Run runserver and taskworker."""
 
     help = (
@@ -76,7 +77,7 @@ def _shared_options(options: dict[str, Any]) -> list[str]:
         shared += ["--pythonpath", options["pythonpath"]]
     if options["no_color"]:
         shared.append("--no-color")
-    elif options["force_color"] or (sys.stdout.isatty() and not os.environ.get("NO_COLOR")):
+    elif options["force_color"] or (sys.stdout.isatty() and not is_color_unwanted()):
         shared.append("--force-color")  # they write into a pipe, and would think it has no colours
     return shared
 

@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error, OperationalError, ProgrammingError
 
 from django_taskq.control import ControlError
 from django_taskq.events import one_line
+from django_taskq.management.colors import ColorCommand
 from django_taskq.management.mistakes import explain_mistakes, usage
 from django_taskq.management.taskqueue import VERBS
 from django_taskq.management.taskqueue.answers import Answer, dumps, shown
@@ -31,7 +32,7 @@ Examples
 """
 
 
-class Command(BaseCommand):
+class Command(ColorCommand):
     """Look after the queue."""
 
     help = "See and change what is in the queue: tasks, workers, and whether all is well."

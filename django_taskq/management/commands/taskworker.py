@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from django_taskq import conf, registry
+from django_taskq.management.colors import ColorCommand
 from django_taskq.management.mistakes import explain_mistakes, usage
 from django_taskq.management.taskworker.flags import add_flags
 from django_taskq.management.taskworker.options import options_of
@@ -42,7 +43,7 @@ Examples
 """
 
 
-class Command(BaseCommand):
+class Command(ColorCommand):
     """Run tasks."""
 
     help = (
@@ -57,6 +58,9 @@ class Command(BaseCommand):
         kwargs.setdefault("formatter_class", _HelpFormatter)
         parser = super().create_parser(prog_name, subcommand, epilog=_EPILOG, **kwargs)
         explain_mistakes(parser, lambda: parser._option_string_actions)
+        # Django's own flags, those of every command, come behind ours.
+        parser._action_groups.remove(parser._optionals)
+        parser._action_groups.append(parser._optionals)
         return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
@@ -160,13 +164,10 @@ class Command(BaseCommand):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keep the lines of the epilog; put our options before Django's."""
+    """Keep the lines of the epilog; put our options before Django's in the usage, too."""
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
         super().add_usage(usage, _ours_first(actions), groups, prefix)
-
-    def add_arguments(self, actions: Any) -> None:
-        super().add_arguments(_ours_first(actions))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if "\n" in text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -10,10 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from django_taskq import conf, db
+from django_taskq.management.colors import is_color_unwanted
 from django_taskq.management.mistakes import usage
 from django_taskq.router import databases_of_tasks
 from django_taskq.suggestions import did_you_mean
-from django_taskq.worker.console import wants_color
 from django_taskq.worker.options import WorkerOptions
 
 # As many as a record of running tasks is made for.
@@ -48,7 +49,7 @@ def options_of(flags: dict[str, Any]) -> WorkerOptions:
         health_host=host,
         health_port=port,
         verbosity=flags["verbosity"],
-        color=wants_color() and not flags["no_color"],
+        color=wants_color(flags),
     )
 
 
@@ -84,6 +85,13 @@ def _concurrency(pool: str, given: int | None, settings: conf.Settings) -> int:
             "several workers."
         )
     return count
+
+
+def wants_color(flags: dict[str, Any]) -> bool:
+    """Say whether lines of the log are coloured: as the flags say, or on a terminal."""
+    if flags["no_color"] or flags["force_color"]:
+        return bool(flags["force_color"])
+    return sys.stdout.isatty() and not is_color_unwanted()
 
 
 def _given(value: Any, default: Any) -> Any:
