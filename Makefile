@@ -35,7 +35,7 @@ demo: $(VENV)/.has-example ## run the example site with its worker (DEMO_ARGS=--
 	@exec $(WITH_SERVER) --data .demo/postgres -- $(BIN)/python example_project/demo.py $(DEMO_ARGS)
 
 test: $(VENV)/.has-test ## run the tests (TEST_ARGS="-k name -n 0": some of them, in one process)
-	@exec $(WITH_SERVER) --fast -- $(BIN)/python -m pytest -n 3 --dist loadfile $(TEST_ARGS)
+	@exec $(WITH_SERVER) --fast -- $(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
 
 chaos: $(VENV)/.has-test ## kill, cut, suspend and poison workers for an hour (CHAOS_ARGS="--scale 0.05": less)
 	@exec $(BIN)/python -m tests.chaos full $(CHAOS_ARGS)
