@@ -119,8 +119,9 @@ def test_tasks_of_all_kinds_come_to_what_they_should(
 @pytest.mark.usefixtures("isolation")
 def test_many_tasks_run_once_each(start_behind: Starter, ledger: Ledger) -> None:
     first, second = start_behind("-v", "0"), start_behind("-v", "0")
+    # Longer than a tick, for one worker alone: the other finds work too.
     for _ in range(4):
-        tasks.note.enqueue_many([(ledger.path, "n", 0.001)] * 500)
+        tasks.note.enqueue_many([(ledger.path, "n", 0.005)] * 500)
     wait_until(lambda: statuses() == {})
     starts = ledger.starts()
     assert len(starts) == 2000
