@@ -15,7 +15,7 @@ def wrong() -> None:
     told.enqueue(1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     on_a_loop.enqueue("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bare("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    bare.using(retries=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bare.using(retries=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     bare.using(priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bare.enqueue(1).wait() + 1  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     task(retries=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
